@@ -1,0 +1,298 @@
+//! The admin endpoint of a sidecar: health, metrics, what it holds, and drain.
+//!
+//! It is for programs on the same machine. A web page must not reach it through the user's
+//! browser, so the `Host` must be loopback (no DNS rebinding) and no `Origin` may be sent with
+//! what changes something (no cross-site request). Everything that changes something is a POST.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HOST, ORIGIN};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+/// Connections at once: a few probes, a scraper and a person.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long a request head may take, and how long a connection may be idle.
+const HEAD_WAIT: Duration = Duration::from_secs(30);
+
+/// Bytes of a request head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long accepting rests after an error, most likely too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the endpoint shows and does.
+pub trait Admin: Send + Sync {
+    /// All metrics, in the Prometheus text format.
+    fn metrics_text(&self) -> String;
+    /// Whether the workload may be sent traffic.
+    fn ready(&self) -> bool;
+    /// Names and versions of the records that are in force.
+    fn held(&self) -> Vec<(String, String)>;
+    /// Start to drain; returns at once.
+    fn drain(&self);
+}
+
+/// Serve the endpoint until dropped.
+pub async fn serve(listener: TcpListener, admin: Arc<dyn Admin>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = Arc::clone(&connections).acquire_owned().await;
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let admin = Arc::clone(&admin);
+        tokio::spawn(async move {
+            converse(stream, admin).await;
+            drop(place);
+        });
+    }
+}
+
+async fn converse(stream: TcpStream, admin: Arc<dyn Admin>) {
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (head, _) = request.into_parts();
+        let path = head.uri.path();
+        let response = answer(&*admin, &head.method, path, &head.headers);
+        async { Ok::<_, Infallible>(response) }
+    });
+    // An error here is the client's: it left, or sent no HTTP.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WAIT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+fn answer(
+    admin: &dyn Admin,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Response<Full<Bytes>> {
+    if !is_local(headers) {
+        let why = "the Host header must be localhost or a loopback address\n";
+        return text(StatusCode::FORBIDDEN, why);
+    }
+    let allowed = match path {
+        "/healthz" | "/readyz" | "/metrics" | "/records" => "GET, HEAD",
+        "/drain" => "POST",
+        _ => return text(StatusCode::NOT_FOUND, "no such path\n"),
+    };
+    if !allowed.split(", ").any(|name| name == method.as_str()) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "");
+        let headers = response.headers_mut();
+        headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        return response;
+    }
+    match path {
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" if admin.ready() => text(StatusCode::OK, "ready\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        "/metrics" => metrics(admin.metrics_text()),
+        "/records" => json(StatusCode::OK, &held(admin)),
+        _ if headers.contains_key(ORIGIN) => text(StatusCode::FORBIDDEN, "not from a web page\n"),
+        _ => {
+            admin.drain();
+            json(StatusCode::ACCEPTED, &json!({"draining": true}))
+        }
+    }
+}
+
+/// Whether a request names this machine: one `Host`, and it is `localhost` or loopback.
+fn is_local(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return false;
+    };
+    let Ok(host) = Authority::try_from(host.as_bytes()) else {
+        return false;
+    };
+    if host.as_str().contains('@') {
+        return false;
+    }
+    let name = host.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || address
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn held(admin: &dyn Admin) -> Value {
+    let record = |(name, version): (String, String)| json!({"name": name, "version": version});
+    json!({"records": admin.held().into_iter().map(record).collect::<Vec<_>>()})
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    respond(
+        status,
+        "text/plain; charset=utf-8",
+        Bytes::from_static(body.as_bytes()),
+    )
+}
+
+fn metrics(body: String) -> Response<Full<Bytes>> {
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    respond(StatusCode::OK, format, Bytes::from(body))
+}
+
+fn json(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    respond(status, "application/json", Bytes::from(body.to_string()))
+}
+
+fn respond(status: StatusCode, format: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let format = HeaderValue::from_static(format);
+    response.headers_mut().insert(CONTENT_TYPE, format);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[derive(Default)]
+    struct Sidecar {
+        ready: AtomicBool,
+        drained: AtomicBool,
+    }
+
+    impl Admin for Sidecar {
+        fn metrics_text(&self) -> String {
+            "tulle_requests_total 7\n".to_owned()
+        }
+
+        fn ready(&self) -> bool {
+            self.ready.load(Ordering::Relaxed)
+        }
+
+        fn held(&self) -> Vec<(String, String)> {
+            vec![(
+                "service/shop/cart".to_owned(),
+                "0123456789abcdef".to_owned(),
+            )]
+        }
+
+        fn drain(&self) {
+            self.drained.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            let name = http::HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    fn status(sidecar: &Sidecar, method: Method, path: &str) -> u16 {
+        let headers = headers(&[("host", "localhost:9000")]);
+        answer(sidecar, &method, path, &headers).status().as_u16()
+    }
+
+    async fn body(response: Response<Full<Bytes>>) -> Bytes {
+        let Ok(body) = response.into_body().collect().await;
+        body.to_bytes()
+    }
+
+    #[test]
+    fn readiness_follows_the_workload_and_health_does_not() {
+        let sidecar = Sidecar::default();
+        assert_eq!(status(&sidecar, Method::GET, "/healthz"), 200);
+        assert_eq!(status(&sidecar, Method::GET, "/readyz"), 503);
+        sidecar.ready.store(true, Ordering::Relaxed);
+        assert_eq!(status(&sidecar, Method::GET, "/readyz"), 200);
+    }
+
+    #[test]
+    fn only_a_post_drains_and_not_one_from_a_web_page() {
+        let sidecar = Sidecar::default();
+        assert_eq!(status(&sidecar, Method::GET, "/drain"), 405);
+        let page = headers(&[("host", "localhost"), ("origin", "http://evil.example")]);
+        let refused = answer(&sidecar, &Method::POST, "/drain", &page);
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        assert!(!sidecar.drained.load(Ordering::Relaxed));
+        assert_eq!(status(&sidecar, Method::POST, "/drain"), 202);
+        assert!(sidecar.drained.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn other_paths_and_methods_are_refused() {
+        let sidecar = Sidecar::default();
+        assert_eq!(status(&sidecar, Method::GET, "/"), 404);
+        assert_eq!(status(&sidecar, Method::GET, "/records/more"), 404);
+        assert_eq!(status(&sidecar, Method::POST, "/metrics"), 405);
+        assert_eq!(status(&sidecar, Method::HEAD, "/metrics"), 200);
+    }
+
+    #[test]
+    fn the_host_must_be_loopback() {
+        for (host, is_let_in) in [
+            ("localhost", true),
+            ("LocalHost:9000", true),
+            ("127.0.0.1:9000", true),
+            ("127.8.8.8", true),
+            ("[::1]:9000", true),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("localhost@evil.example", false),
+            ("10.0.0.1", false),
+            ("", false),
+        ] {
+            assert_eq!(is_local(&headers(&[("host", host)])), is_let_in, "{host:?}");
+        }
+        assert!(!is_local(&HeaderMap::new()));
+        let mut two = headers(&[("host", "localhost")]);
+        two.append(HOST, HeaderValue::from_static("evil.example"));
+        assert!(!is_local(&two));
+    }
+
+    #[tokio::test]
+    async fn records_are_listed_with_their_versions() {
+        let headers = headers(&[("host", "localhost")]);
+        let sidecar = Sidecar::default();
+        let listed = body(answer(&sidecar, &Method::GET, "/records", &headers)).await;
+        let wanted = r#"{"records":[{"name":"service/shop/cart","version":"0123456789abcdef"}]}"#;
+        assert_eq!(listed, wanted);
+    }
+
+    #[tokio::test]
+    async fn it_answers_over_a_socket() -> std::io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        tokio::spawn(serve(listener, Arc::new(Sidecar::default())));
+        let mut stream = TcpStream::connect(address).await?;
+        let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        assert!(
+            response.ends_with("\r\n\r\ntulle_requests_total 7\n"),
+            "{response}"
+        );
+        Ok(())
+    }
+}

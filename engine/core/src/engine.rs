@@ -1,0 +1,397 @@
+//! The data plane of one workload: bind, join, start, feed, drain, stop.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+
+use crate::control::{self, ControlSettings, Host, Joined, Outgoing};
+use crate::inbound::App;
+use crate::listen::{self, Purpose};
+use crate::settings::Settings;
+use crate::shared::Shared;
+use crate::tls::{Identity, SpiffeId};
+use crate::worker::Worker;
+use crate::{admin, probe};
+
+/// Stack of a thread of ours; requests live on the heap.
+const STACK_BYTES: usize = 512 * 1024;
+/// How long new requests still come after draining was announced.
+const LAME_DUCK: Duration = Duration::from_millis(500);
+/// How often it is looked whether the last connection has closed.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+/// How often idle services are looked for.
+const IDLE_CHECK: Duration = Duration::from_secs(30);
+
+/// A listener of each worker, and what it is for.
+type Listeners = Vec<Vec<(Purpose, std::net::TcpListener)>>;
+
+/// The data plane of one workload.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    workload: Value,
+    addresses: Value,
+    ready: Mutex<Option<Ready>>,
+    joined: Mutex<Option<Identity>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stopping: watch::Sender<bool>,
+}
+
+/// What is bound and waits for [`Engine::start`].
+#[derive(Debug)]
+struct Ready {
+    listeners: Listeners,
+    admin: std::net::TcpListener,
+    outgoing: mpsc::Receiver<Outgoing>,
+}
+
+impl Engine {
+    /// Read settings (JSON) and bind all listeners; nothing is accepted before [`Engine::start`].
+    ///
+    /// # Errors
+    /// Settings that are wrong, or an address that cannot be bound.
+    pub fn bind(settings: &[u8]) -> Result<Engine, String> {
+        let settings = Settings::parse(settings)?;
+        let (shared, outgoing) = Shared::new(settings)?;
+        let settings = &shared.settings;
+        let mut listeners: Listeners = (0..settings.workers).map(|_| Vec::new()).collect();
+        let mut add = |purpose: Purpose, address: SocketAddr| -> Result<SocketAddr, String> {
+            let bound = listen::bind(address, settings.workers)?;
+            let local = bound[0].local_addr().map_err(|error| error.to_string())?;
+            for (worker, listener) in listeners.iter_mut().zip(bound) {
+                worker.push((purpose.clone(), listener));
+            }
+            Ok(local)
+        };
+        let mut inbound = Vec::new();
+        for (index, port) in settings.inbound.iter().enumerate() {
+            let app = App {
+                // Endpoints count from 1 upwards, applications from the end downwards.
+                id: u64::MAX - index as u64,
+                port: port.port,
+                protocol: port.protocol,
+                address: port.app,
+            };
+            inbound.push((port, add(Purpose::Inbound(app), port.listen)?));
+        }
+        let mut outbound = Vec::new();
+        for dependency in &settings.outbound {
+            let service = shared
+                .directory
+                .get(&dependency.service)
+                .ok_or("settings: outbound: too many services")?;
+            let local = add(
+                Purpose::Service(service, dependency.port),
+                dependency.listen,
+            )?;
+            outbound.push(
+                json!({"service": dependency.service, "port": dependency.port, "listen": local}),
+            );
+        }
+        let proxy = match settings.proxy_listen {
+            Some(address) => Some(add(Purpose::Proxy, address)?),
+            None => None,
+        };
+        let mut admin = listen::bind(settings.admin_listen, 1)?;
+        let admin = admin.pop().ok_or("no admin listener")?;
+        let admin_address = admin.local_addr().map_err(|error| error.to_string())?;
+        shared.set_admin(admin_address.to_string());
+        let addresses = json!({
+            "inbound": inbound.iter()
+                .map(|(port, local)| json!({"port": port.port, "listen": local})).collect::<Vec<_>>(),
+            "outbound": outbound,
+            "proxy": proxy,
+            "admin": admin_address,
+        });
+        let workload = describe(settings, &inbound);
+        shared.set_description(workload.clone());
+        Ok(Engine {
+            workload,
+            addresses,
+            ready: Mutex::new(Some(Ready {
+                listeners,
+                admin,
+                outgoing,
+            })),
+            joined: Mutex::new(None),
+            threads: Mutex::default(),
+            stopping: watch::Sender::new(false),
+            shared,
+        })
+    }
+
+    /// Where the listeners are, as JSON.
+    pub fn addresses(&self) -> Vec<u8> {
+        self.addresses.to_string().into_bytes()
+    }
+
+    /// Get an identity: by the token, or the one kept on disk. Blocks at most `timeout`.
+    ///
+    /// # Errors
+    /// There is no control plane in the settings, it refuses, or it cannot be reached and there
+    /// is no identity on disk.
+    pub fn join(
+        &self,
+        token: Option<&str>,
+        roots_pem: Option<&str>,
+        timeout: Duration,
+    ) -> Result<&'static str, String> {
+        let settings = self
+            .control_settings()?
+            .ok_or("there is no control plane in the settings")?;
+        let joined = control::join(&settings, &self.workload, token, roots_pem, timeout)?;
+        let how = match &joined {
+            Joined::Fresh(_) => "joined",
+            Joined::Cached(_) => "cached",
+        };
+        *lock(&self.joined) = Some(joined.into_identity());
+        Ok(how)
+    }
+
+    fn control_settings(&self) -> Result<Option<ControlSettings>, String> {
+        let settings = &self.shared.settings;
+        let Some(address) = &settings.control else {
+            return Ok(None);
+        };
+        let id = SpiffeId::parse(self.shared.identity_uri()).map_err(|error| error.to_string())?;
+        ControlSettings::new(address, id, settings.state_dir.clone())
+            .map(Some)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Start the threads: from here on connections are accepted.
+    ///
+    /// # Errors
+    /// It was started already, or a thread cannot be made.
+    pub fn start(&self) -> Result<(), String> {
+        let Ready {
+            listeners,
+            admin,
+            outgoing,
+        } = lock(&self.ready)
+            .take()
+            .ok_or("the engine was started already")?;
+        let identity = lock(&self.joined).take();
+        if let Some(identity) = &identity {
+            self.shared.set_identity(identity.clone())?;
+        }
+        let control = self.control_settings()?.zip(identity);
+        let mut threads = lock(&self.threads);
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let (shared, stopping) = (Arc::clone(&self.shared), self.stopping.subscribe());
+            let run = move || carry_traffic(&shared, listeners, stopping);
+            threads.push(spawn(format!("tulle-worker-{index}"), run)?);
+        }
+        let (shared, stopping) = (Arc::clone(&self.shared), self.stopping.subscribe());
+        let run = move || keep_house(shared, admin, control, outgoing, stopping);
+        threads.push(spawn("tulle-control".to_owned(), run)?);
+        Ok(())
+    }
+
+    /// Put a record in force.
+    ///
+    /// # Errors
+    /// Why it cannot be; the previous one stays.
+    pub fn apply(&self, name: &str, data: &[u8]) -> Result<(), String> {
+        self.shared.apply(name, "", data)
+    }
+
+    /// Set the identity by hand, where there is no control plane.
+    ///
+    /// # Errors
+    /// PEM that cannot be read, or another workload's certificate.
+    pub fn set_identity(&self, chain: &str, key: &str, roots: &str) -> Result<(), String> {
+        let identity =
+            Identity::from_pem(chain, key, &[roots]).map_err(|error| error.to_string())?;
+        self.shared.set_identity(identity)
+    }
+
+    /// The next event as JSON, waiting at most `timeout`.
+    pub fn next_event(&self, timeout: Duration) -> Option<Vec<u8>> {
+        self.shared
+            .next_event(timeout)
+            .map(|event| event.to_string().into_bytes())
+    }
+
+    /// Counters and records as JSON.
+    pub fn stats(&self) -> Vec<u8> {
+        self.shared.stats().to_string().into_bytes()
+    }
+
+    /// The decision path of a described request, JSON in and out.
+    pub fn resolve(&self, request: &[u8]) -> Vec<u8> {
+        self.shared.resolve(request)
+    }
+
+    /// Begin to drain; the event `drained` says that nothing is open any more.
+    pub fn drain(&self) {
+        self.shared.begin_drain();
+    }
+
+    /// Stop all threads. Open connections break unless they were drained.
+    pub fn stop(&self) {
+        self.shared.closing.send_replace(true);
+        self.stopping.send_replace(true);
+        for thread in lock(&self.threads).drain(..) {
+            // A thread that panicked has said so on standard error.
+            let _ended = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {
+    std::thread::Builder::new()
+        .name(name.clone())
+        .stack_size(STACK_BYTES)
+        .spawn(run)
+        .map_err(|error| format!("thread {name}: {error}"))
+}
+
+/// The workload as the control plane registers it.
+fn describe(
+    settings: &Settings,
+    inbound: &[(&crate::settings::InboundSettings, SocketAddr)],
+) -> Value {
+    let workload = &settings.workload;
+    let address = inbound.first().map_or_else(
+        || "127.0.0.1".to_owned(),
+        |(_, local)| local.ip().to_string(),
+    );
+    let ports: Vec<Value> = inbound
+        .iter()
+        .map(|(port, local)| {
+            json!({"port": port.port, "protocol": port.protocol, "listen": local.port()})
+        })
+        .collect();
+    json!({
+        "namespace": workload.namespace,
+        "name": workload.name,
+        "service_account": workload.service_account,
+        "labels": workload.labels,
+        "zone": workload.zone,
+        "address": address,
+        "ports": ports,
+    })
+}
+
+/// The life of a request thread.
+fn carry_traffic(
+    shared: &Arc<Shared>,
+    listeners: Vec<(Purpose, std::net::TcpListener)>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let runtime = Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(LocalOptions::default());
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            shared.event(json!({"event": "failed", "what": "worker", "error": error.to_string()}));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let worker = Worker::new(Arc::clone(shared));
+        for (purpose, listener) in listeners {
+            tokio::task::spawn_local(listen::serve(worker.clone(), purpose, listener));
+        }
+        // An error means that the engine is gone, which is a reason to stop, too.
+        let _stopped = stopping.wait_for(|stopping| *stopping).await;
+    });
+}
+
+/// The life of the thread for all that is no request: records, admin, probe, drain.
+fn keep_house(
+    shared: Arc<Shared>,
+    admin_listener: std::net::TcpListener,
+    control: Option<(ControlSettings, Identity)>,
+    outgoing: mpsc::Receiver<Outgoing>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let runtime = match Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            shared.event(json!({"event": "failed", "what": "control", "error": error.to_string()}));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let administrate = async {
+            if let Ok(listener) = tokio::net::TcpListener::from_std(admin_listener) {
+                admin::serve(listener, Arc::clone(&shared) as Arc<dyn admin::Admin>).await;
+            }
+        };
+        let follow = async {
+            if let Some((settings, identity)) = control {
+                let host = Arc::clone(&shared) as Arc<dyn Host>;
+                control::run(host, settings, identity, outgoing).await;
+            }
+        };
+        let ask = async {
+            if let Some(probe) = shared.settings.probe.clone() {
+                probe::run(Arc::clone(&shared), probe).await;
+            }
+        };
+        let forget = async {
+            loop {
+                tokio::time::sleep(IDLE_CHECK).await;
+                shared.drop_idle_services();
+            }
+        };
+        let all = async { tokio::join!(administrate, follow, ask, forget, drain(&shared)) };
+        tokio::select! {
+            _ = all => {}
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+    });
+}
+
+/// Once draining was announced: let new requests run out, close, and wait for the open ones.
+async fn drain(shared: &Arc<Shared>) {
+    if shared
+        .draining
+        .subscribe()
+        .wait_for(|draining| *draining)
+        .await
+        .is_err()
+    {
+        return;
+    }
+    tokio::time::sleep(LAME_DUCK).await;
+    shared.closing.send_replace(true);
+    let end = Instant::now() + Duration::from_secs(shared.settings.drain_seconds);
+    while shared
+        .metrics
+        .connections
+        .load(std::sync::atomic::Ordering::Relaxed)
+        > 0
+        && Instant::now() < end
+    {
+        tokio::time::sleep(DRAIN_CHECK).await;
+    }
+    let open = shared
+        .metrics
+        .connections
+        .load(std::sync::atomic::Ordering::Relaxed);
+    shared.event(json!({"event": "drained", "open": open}));
+}

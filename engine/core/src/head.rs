@@ -1,0 +1,208 @@
+//! The one view of a request's head that steps see, whichever codec read it.
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+
+/// What steps may know of a request before its body.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// The method, as sent.
+    pub method: &'a str,
+    /// The normalized path, without query.
+    pub path: &'a str,
+    /// The query, without `?`.
+    pub query: Option<&'a str>,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> RequestHead<'a> {
+    /// The view of a hyper request (its URI already normalized).
+    pub fn of<B>(request: &'a http::Request<B>) -> RequestHead<'a> {
+        RequestHead {
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            query: request.uri().query(),
+            headers: request.headers(),
+        }
+    }
+
+    /// The value of a header; several lines of it are joined by commas (RFC 9110 §5.3). `None`
+    /// also for a value that is not text.
+    pub fn header(&self, name: &str) -> Option<Cow<'a, str>> {
+        let mut values = self.headers.get_all(name).iter();
+        let first = values.next()?.to_str().ok()?;
+        let mut joined = Cow::Borrowed(first);
+        for value in values {
+            let text = value.to_str().ok()?;
+            let owned = joined.to_mut();
+            owned.push(',');
+            owned.push_str(text);
+        }
+        Some(joined)
+    }
+
+    /// The first value of a query parameter, percent-decoded.
+    pub fn query_parameter(&self, name: &str) -> Option<String> {
+        self.query?.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode_query(key) == name).then(|| decode_query(value))
+        })
+    }
+}
+
+/// Decode `application/x-www-form-urlencoded` text; broken escapes stay as they are.
+fn decode_query(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'+' => out.push(b' '),
+            b'%' => match hex_pair(bytes, at + 1) {
+                Some(byte) => {
+                    out.push(byte);
+                    at += 2;
+                }
+                None => out.push(b'%'),
+            },
+            byte => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn hex_pair(bytes: &[u8], at: usize) -> Option<u8> {
+    let high = char::from(*bytes.get(at)?).to_digit(16)?;
+    let low = char::from(*bytes.get(at + 1)?).to_digit(16)?;
+    u8::try_from(high * 16 + low).ok()
+}
+
+/// A path that no policy can be made to misread.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Normal {
+    /// It is already in normal form.
+    Same,
+    /// The normal form.
+    Changed(String),
+    /// It climbs above the root, holds a NUL, or a broken escape: refuse it.
+    Refused,
+}
+
+/// Normalize a path as RFC 3986 §6.2.2 says: unreserved characters are decoded, dot segments
+/// removed; a backslash counts as a slash. The application gets the result, so that policy,
+/// route and application read the same path.
+pub fn normalize_path(path: &str) -> Normal {
+    let bytes = path.as_bytes();
+    let suspicious = bytes.iter().enumerate().any(|(index, &byte)| {
+        byte == b'%' || byte == b'\\' || (byte == b'.' && index > 0 && bytes[index - 1] == b'/')
+    });
+    if !suspicious {
+        return Normal::Same;
+    }
+    let Some(decoded) = decode_unreserved(bytes) else {
+        return Normal::Refused;
+    };
+    let Ok(text) = String::from_utf8(decoded) else {
+        return Normal::Refused;
+    };
+    match remove_dot_segments(&text) {
+        None => Normal::Refused,
+        Some(result) if result == path => Normal::Same,
+        Some(result) => Normal::Changed(result),
+    }
+}
+
+fn decode_unreserved(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'%' => {
+                let byte = hex_pair(bytes, at + 1)?;
+                match byte {
+                    0 => return None,
+                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                        out.push(byte);
+                    }
+                    _ => out.extend_from_slice(&bytes[at..at + 3]),
+                }
+                at += 2;
+            }
+            b'\\' => out.push(b'/'),
+            byte => out.push(byte),
+        }
+        at += 1;
+    }
+    Some(out)
+}
+
+fn remove_dot_segments(path: &str) -> Option<String> {
+    if !path.starts_with('/') {
+        return Some(path.to_owned());
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match segment {
+            "." => {
+                if last {
+                    kept.push("");
+                }
+            }
+            ".." => {
+                kept.pop()?;
+                if last {
+                    kept.push("");
+                }
+            }
+            other => kept.push(other),
+        }
+    }
+    Some(format!("/{}", kept.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_normalized_or_refused() {
+        let changed = |path: &str| Normal::Changed(path.to_owned());
+        for (given, expected) in [
+            ("/", Normal::Same),
+            ("/a/b.html", Normal::Same),
+            ("/a/.well-known", Normal::Same),
+            ("/a%2Fb", Normal::Same),
+            ("/%61dmin", changed("/admin")),
+            ("/x/../admin", changed("/admin")),
+            ("/x/%2e%2E/admin", changed("/admin")),
+            ("/x\\..\\admin", changed("/admin")),
+            ("/a/.", changed("/a/")),
+            ("/a/b/..", changed("/a/")),
+            ("/../etc", Normal::Refused),
+            ("/a%00", Normal::Refused),
+            ("/a%zz", Normal::Refused),
+            ("/a%2", Normal::Refused),
+        ] {
+            assert_eq!(normalize_path(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn query_parameters_are_decoded_and_the_first_wins() {
+        let headers = HeaderMap::new();
+        let head = RequestHead {
+            method: "GET",
+            path: "/",
+            query: Some("a=1&b=x%20y+z&b=2&%63=%zz"),
+            headers: &headers,
+        };
+        assert_eq!(head.query_parameter("b").as_deref(), Some("x y z"));
+        assert_eq!(head.query_parameter("c").as_deref(), Some("%zz"));
+        assert_eq!(head.query_parameter("d"), None);
+    }
+}

@@ -1,0 +1,34 @@
+//! The data plane of Tulle: everything that runs per connection and per request.
+//!
+//! The way of a request: [`listen`] accepts, [`outbound`] (from the application) or [`inbound`]
+//! (to it) lists its steps in order, [`steps`] decide, [`upstream`] carries, [`respond`] answers
+//! when nobody else does, [`observe`] records. Records come in through [`control`] and become
+//! plans in [`plan`]. [`hub`] is the other end of the record stream, in the control plane.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod control;
+pub mod discover;
+pub mod engine;
+pub mod error;
+pub mod head;
+pub mod hub;
+pub mod inbound;
+pub mod listen;
+pub mod observe;
+pub mod outbound;
+pub mod plan;
+pub mod probe;
+pub mod record;
+pub mod resolve;
+pub mod respond;
+pub mod settings;
+pub mod shared;
+pub mod steps;
+pub mod tcp;
+pub mod timer;
+pub mod tls;
+pub mod upgrade;
+pub mod upstream;
+pub mod worker;

@@ -1,0 +1,485 @@
+//! Listeners and what becomes of an accepted connection: bytes, HTTP/1.1 or HTTP/2.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use crate::discover::{self, Entrance};
+use crate::error::{Error, Reason};
+use crate::inbound::{self, App, Caller};
+use crate::observe::names::NONE;
+use crate::outbound;
+use crate::plan::service::Service;
+use crate::record::{MtlsMode, Protocol};
+use crate::respond::{Asked, respond};
+use crate::tcp;
+use crate::timer::{CoarseTimer, Deadline, within};
+use crate::tls;
+use crate::upstream::body::ResponseBody;
+use crate::upstream::connect::Alpn;
+use crate::upstream::http1::{BUFFER_MAX, HEADERS_MAX};
+use crate::upstream::http2::LocalExecutor;
+use crate::upstream::stream::Stream;
+use crate::worker::Worker;
+
+/// Most open connections of a sidecar; further ones are closed at once.
+pub const CONNECTIONS_MAX: i64 = 16_384;
+/// Longest time for a head to arrive, and for an idle connection to live.
+pub const HEAD_TIME: Duration = Duration::from_secs(60);
+/// Longest time for the first bytes, or a handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Pause after an accept failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Most streams of an HTTP/2 connection at once.
+const STREAMS_MAX: u32 = 256;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// The first byte of a TLS handshake record (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// How the client preface of HTTP/2 begins (RFC 9113 §3.4), and no method does.
+const PREFACE: &[u8] = b"PRI";
+
+/// What a listener is for.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    /// The HTTP proxy of the application.
+    Proxy,
+    /// A local address that stands for a service.
+    Service(Arc<Service>, u16),
+    /// A port of the application, for other sidecars.
+    Inbound(App),
+}
+
+/// Bind `address` once per worker thread; the kernel spreads connections over them.
+///
+/// # Errors
+/// The address is in use or may not be bound; the message names it.
+pub fn bind(address: SocketAddr, workers: usize) -> Result<Vec<std::net::TcpListener>, String> {
+    let mut bound = Vec::with_capacity(workers);
+    let mut exact = address;
+    for _ in 0..workers {
+        let listener = bind_one(exact, workers > 1)
+            .map_err(|error| format!("cannot listen on {exact}: {error}"))?;
+        exact = listener
+            .local_addr()
+            .map_err(|error| format!("{exact}: {error}"))?;
+        bound.push(listener);
+    }
+    Ok(bound)
+}
+
+fn bind_one(address: SocketAddr, share: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(SocketProtocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if share {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accept until the sidecar closes.
+pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::TcpListener) {
+    let Ok(listener) = TcpListener::from_std(listener) else {
+        return;
+    };
+    let mut closing = worker.shared.closing.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let open = &worker.shared.metrics.connections;
+                if open.load(Relaxed) < CONNECTIONS_MAX {
+                    open.fetch_add(1, Relaxed);
+                    let open = Open(Rc::clone(&worker));
+                    tokio::task::spawn_local(connection(open, purpose.clone(), stream));
+                }
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Counts a connection while it is open.
+struct Open(Rc<Worker>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.shared.metrics.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn connection(open: Open, purpose: Purpose, stream: TcpStream) {
+    let worker = &open.0;
+    // Without it small answers wait for acknowledgements; a socket that refuses is broken anyway.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    match purpose {
+        Purpose::Proxy => plain_http(worker, &Entrance::Proxy, stream).await,
+        Purpose::Service(service, port) => {
+            let Ok(local) = stream.local_addr() else {
+                return;
+            };
+            let plan = discover::plan(worker, &service).await;
+            let protocol = plan
+                .ok()
+                .and_then(|plan| plan.port(port).map(|port| port.protocol));
+            match protocol {
+                Some(Protocol::Tcp) => tcp::outbound(worker, &service, port, stream).await,
+                _ => {
+                    plain_http(
+                        worker,
+                        &Entrance::Service {
+                            service,
+                            port,
+                            local,
+                        },
+                        stream,
+                    )
+                    .await
+                }
+            }
+        }
+        Purpose::Inbound(app) => accept_inbound(worker, app, stream).await,
+    }
+}
+
+/// HTTP of the application: version 2 if the client begins with its preface.
+async fn plain_http(worker: &Rc<Worker>, entrance: &Entrance, stream: TcpStream) {
+    match within(HANDSHAKE_TIME.max(HEAD_TIME), peek_preface(&stream)).await {
+        Some(Ok(true)) => outbound_http2(worker, entrance, stream).await,
+        Some(Ok(false)) => outbound_http1(worker, entrance, stream).await,
+        _ => {}
+    }
+}
+
+/// Whether the first bytes are the preface of HTTP/2. An error also when nothing comes.
+async fn peek_preface(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if first[..seen] != PREFACE[..seen] {
+            return Ok(false);
+        }
+        if seen == PREFACE.len() {
+            return Ok(true);
+        }
+        // The rest of three bytes is on its way; readiness would be reported at once again.
+        Deadline::after(Duration::from_millis(1)).await;
+    }
+}
+
+async fn outbound_http1<S>(worker: &Rc<Worker>, entrance: &Entrance, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handle = |request: Request<Incoming>| {
+        let (worker, entrance) = (Rc::clone(worker), entrance.clone());
+        async move {
+            if request.method() == Method::CONNECT {
+                return Ok(connect(&worker, request).await);
+            }
+            outbound::handle(worker, entrance, request).await
+        }
+    };
+    drive_http1(worker, stream, handle, std::future::pending()).await;
+}
+
+async fn outbound_http2<S>(worker: &Rc<Worker>, entrance: &Entrance, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (handler, entrance) = (Rc::clone(worker), entrance.clone());
+    let handle = move |request: Request<Incoming>| {
+        outbound::handle(Rc::clone(&handler), entrance.clone(), request)
+    };
+    drive_http2(worker, stream, handle, std::future::pending()).await;
+}
+
+/// CONNECT to a service: the tunnel carries what the service's port speaks.
+async fn connect(worker: &Rc<Worker>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    let asked = Asked::of(&request);
+    let found = async {
+        let authority = request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str().to_owned());
+        let authority =
+            authority.ok_or_else(|| Error::new(Reason::BadRequest, "CONNECT names no host"))?;
+        let (service, port) = discover::by_host(worker, &authority)?;
+        let plan = discover::plan(worker, &service).await?;
+        let protocol = discover::port(&service, &plan, port)?.protocol;
+        Ok((service, port, protocol))
+    };
+    match found.await {
+        Err(error) => respond(&error, asked, worker.shared.settings.reason_header),
+        Ok((service, port, protocol)) => {
+            let upgraded = hyper::upgrade::on(&mut request);
+            let worker = Rc::clone(worker);
+            tokio::task::spawn_local(async move {
+                let Ok(upgraded) = upgraded.await else { return };
+                let stream = TokioIo::new(upgraded);
+                if protocol == Protocol::Tcp {
+                    tcp::outbound(&worker, &service, port, stream).await;
+                } else {
+                    tunnelled_http(&worker, service, port, stream).await;
+                }
+            });
+            Response::new(ResponseBody::full(bytes::Bytes::new()))
+        }
+    }
+}
+
+async fn tunnelled_http<S>(worker: &Rc<Worker>, service: Arc<Service>, port: u16, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut first = [0; PREFACE.len()];
+    let read = within(HANDSHAKE_TIME, stream.read_exact(&mut first)).await;
+    if !matches!(read, Some(Ok(_))) {
+        return;
+    }
+    // No address stands for the service here: its Host is what the application wrote.
+    let local = SocketAddr::from(([0, 0, 0, 0], 0));
+    let entrance = Entrance::Service {
+        service,
+        port,
+        local,
+    };
+    let stream = Rewound {
+        first,
+        given: 0,
+        stream,
+    };
+    if first == PREFACE {
+        outbound_http2(worker, &entrance, stream).await;
+    } else {
+        outbound_http1(worker, &entrance, stream).await;
+    }
+}
+
+/// A connection of another sidecar, or a plain one where the workload lets it in.
+async fn accept_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
+    let refused = &worker.shared.metrics.refused_connections;
+    let mode = worker.shared.inbound.load().mtls(app.port);
+    let is_tls = match mode {
+        MtlsMode::Strict => true,
+        MtlsMode::Disable => false,
+        MtlsMode::Permissive => match within(HANDSHAKE_TIME, first_byte(&stream)).await {
+            Some(Ok(byte)) => byte == TLS_HANDSHAKE,
+            _ => return,
+        },
+    };
+    if !is_tls {
+        let caller = Rc::new(Caller {
+            id: None,
+            name_id: NONE,
+            identity_id: NONE,
+        });
+        let stream = Stream::Plain(stream);
+        return serve_app(worker, app, caller, stream, std::future::pending()).await;
+    }
+    let alpn = match app.protocol {
+        Protocol::Http => Alpn::Http1,
+        Protocol::Http2 | Protocol::Grpc => Alpn::Http2,
+        Protocol::Tcp => Alpn::Tcp,
+    };
+    let Some(config) = worker.shared.server_tls(alpn) else {
+        refused.fetch_add(1, Relaxed);
+        return;
+    };
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    let Some(Ok(stream)) = within(HANDSHAKE_TIME, handshake).await else {
+        refused.fetch_add(1, Relaxed);
+        return;
+    };
+    let now = SystemTime::now();
+    let Ok(peer) = tls::verified_peer(stream.get_ref().1, now) else {
+        refused.fetch_add(1, Relaxed);
+        return;
+    };
+    let names = &worker.shared.metrics.names;
+    let caller = Rc::new(Caller {
+        name_id: names.id(&format!(
+            "{}/{}",
+            peer.id.namespace(),
+            peer.id.service_account()
+        )),
+        identity_id: names.id(peer.id.as_str()),
+        id: Some(peer.id),
+    });
+    // A connection must not outlive the certificate that opened it.
+    let expiry = Deadline::after(peer.not_after.duration_since(now).unwrap_or_default());
+    let stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
+    serve_app(worker, app, caller, stream, expiry).await;
+}
+
+async fn first_byte(stream: &TcpStream) -> io::Result<u8> {
+    let mut first = [0; 1];
+    match stream.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(first[0]),
+    }
+}
+
+async fn serve_app(
+    worker: &Rc<Worker>,
+    app: App,
+    caller: Rc<Caller>,
+    stream: Stream,
+    expiry: impl Future<Output = ()>,
+) {
+    match app.protocol {
+        Protocol::Tcp => {
+            let mut expiry = std::pin::pin!(expiry);
+            let mut carried = std::pin::pin!(tcp::inbound(worker, app, &caller, stream));
+            tokio::select! {
+                () = &mut carried => {}
+                () = &mut expiry => {}
+            }
+        }
+        Protocol::Http => {
+            let handle = |request: Request<Incoming>| {
+                inbound::handle(Rc::clone(worker), app, Rc::clone(&caller), request)
+            };
+            drive_http1(worker, stream, handle, expiry).await;
+        }
+        Protocol::Http2 | Protocol::Grpc => {
+            let handler = Rc::clone(worker);
+            let handle = move |request: Request<Incoming>| {
+                inbound::handle(Rc::clone(&handler), app, Rc::clone(&caller), request)
+            };
+            drive_http2(worker, stream, handle, expiry).await;
+        }
+    }
+}
+
+/// Serve HTTP/1.1 until the client leaves; after `expiry`, or when the sidecar closes, the
+/// request at hand is the last.
+async fn drive_http1<S, F, R>(
+    worker: &Rc<Worker>,
+    stream: S,
+    handle: F,
+    expiry: impl Future<Output = ()>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>>,
+{
+    let connection = http1::Builder::new()
+        .timer(CoarseTimer)
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(BUFFER_MAX)
+        .max_headers(HEADERS_MAX)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service_fn(handle))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let mut closing = worker.shared.closing.subscribe();
+    tokio::select! {
+        // What the client did wrong was answered already.
+        _ended = &mut connection => return,
+        () = expiry => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ended = connection.await;
+}
+
+/// As [`drive_http1`], for HTTP/2.
+async fn drive_http2<S, F, R>(
+    worker: &Rc<Worker>,
+    stream: S,
+    handle: F,
+    expiry: impl Future<Output = ()>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    F: Fn(Request<Incoming>) -> R + 'static,
+    R: Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>> + 'static,
+{
+    let connection = http2::Builder::new(LocalExecutor)
+        .timer(CoarseTimer)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(BUFFER_MAX).unwrap_or(u32::MAX))
+        .auto_date_header(false)
+        .keep_alive_interval(HEAD_TIME)
+        .serve_connection(TokioIo::new(stream), service_fn(handle));
+    let mut connection = std::pin::pin!(connection);
+    let mut closing = worker.shared.closing.subscribe();
+    tokio::select! {
+        _ended = &mut connection => return,
+        () = expiry => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ended = connection.await;
+}
+
+/// A stream whose first bytes were read already.
+struct Rewound<S> {
+    first: [u8; PREFACE.len()],
+    given: usize,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.given < self.first.len() {
+            let count = buffer.remaining().min(self.first.len() - self.given);
+            buffer.put_slice(&self.first[self.given..self.given + count]);
+            self.given += count;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

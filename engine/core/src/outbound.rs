@@ -1,0 +1,482 @@
+//! The way of a request from the application to another service, step by step.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue, LOCATION};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::discover::{self, Entrance};
+use crate::error::{Error, Reason};
+use crate::head::{Normal, RequestHead, normalize_path};
+use crate::observe::Observation;
+use crate::observe::metrics::Direction;
+use crate::plan::endpoints::Endpoint;
+use crate::plan::service::{BackendPlan, RulePlan, ServicePlan};
+use crate::record::Protocol;
+use crate::respond::{Asked, REASON_HEADER, respond};
+use crate::steps::retry::{Conditions, Outcome};
+use crate::steps::route::Routed;
+use crate::steps::{balance, headers, limit, outlier, route, trace};
+use crate::timer::{Deadline, now_s, now_us, within};
+use crate::upgrade;
+use crate::upstream::body::{BodySource, Guards, InFlight, ResponseBody};
+use crate::upstream::{self, Sent, Target};
+use crate::worker::Worker;
+
+/// The latency that counts for a try without a response.
+const FAILED_LATENCY_US: u64 = 1_000_000;
+
+/// Answer one request of the application.
+///
+/// # Errors
+/// Never: every error becomes a response here.
+pub async fn handle(
+    worker: Rc<Worker>,
+    entrance: Entrance,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let asked = Asked::of(&request);
+    let mut seen = Observation::begin(&worker, Direction::Outbound, &request);
+    let show_reason = worker.shared.settings.reason_header;
+    Ok(match carry(&worker, &entrance, request, &mut seen).await {
+        Ok(Answer::Carried(carried)) => {
+            seen.answered(
+                carried.response.status(),
+                reason_of(&seen, &carried.response),
+            );
+            finish(&worker, carried, seen, show_reason).await
+        }
+        Ok(Answer::Redirect(response)) => {
+            seen.answered(response.status(), None);
+            response
+        }
+        Err(error) => {
+            seen.answered(crate::respond::status(error.reason), Some(error.reason));
+            respond(&error, asked, show_reason)
+        }
+    })
+}
+
+/// What a request is answered with.
+enum Answer {
+    /// A response of the called service.
+    Carried(Carried),
+    /// A rule's redirect.
+    Redirect(Response<ResponseBody>),
+}
+
+/// A response on its way back.
+struct Carried {
+    response: Response<Incoming>,
+    connection: Option<upstream::http1::Http1>,
+    guards: Guards,
+    deadline: Option<Deadline>,
+}
+
+/// The steps in order.
+async fn carry(
+    worker: &Rc<Worker>,
+    entrance: &Entrance,
+    mut request: Request<Incoming>,
+    seen: &mut Observation,
+) -> Result<Answer, Error> {
+    normalize(&mut request)?;
+    let (service, port_number) = discover::service(worker, entrance, &mut request).await?;
+    let plan = discover::plan(worker, &service).await?;
+    let port = discover::port(&service, &plan, port_number)?;
+    seen.key.service = service.name_id;
+    seen.key.protocol = port.protocol;
+    service.last_used_s.store(now_s(), Relaxed);
+
+    headers::strip_own(request.headers_mut());
+    trace::ensure(request.headers_mut());
+    seen.traced(request.headers());
+
+    let Routed { rule, prefix } = route::route(port, &RequestHead::of(&request))?;
+    seen.key.route = rule.name_id;
+    if let Some((redirect, status)) = &rule.redirect {
+        let host = host_of(&request);
+        let to = headers::location(redirect, request.uri(), &host, port_number, prefix);
+        return Ok(Answer::Redirect(redirected(*status, &to)));
+    }
+    let backend = route::backend(rule)?;
+    let backend_plan = discover::plan(worker, &backend.service).await?;
+    let permit = limit::admit(&backend.service, backend_plan.traffic.limits.requests)?;
+
+    let upgrade = headers::upgrade(request.headers());
+    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    headers::strip_hop_by_hop(&mut parts.headers);
+    for filters in [&rule.filters, &backend.filters] {
+        headers::filter_request(&mut parts.uri, &mut parts.headers, filters, prefix);
+    }
+    let journey = Journey {
+        worker,
+        rule,
+        backend,
+        plan: &backend_plan,
+        method: parts.method.clone(),
+    };
+    if let (Some(protocol), Some(client)) = (upgrade, client) {
+        return journey
+            .upgrade(parts, protocol, client, seen, permit)
+            .await
+            .map(Answer::Carried);
+    }
+    let (body, sent_bytes) = BodySource::new(body);
+    seen.request_bytes = sent_bytes;
+    let limit_ms = rule
+        .request_ms
+        .unwrap_or(backend_plan.traffic.request_timeout_ms);
+    let end = (limit_ms > 0).then(|| Instant::now() + Duration::from_millis(limit_ms));
+    let (sent, in_flight) = journey.tries(parts, &body, seen, end).await?;
+    let mut response = sent.response;
+    for filters in [&backend.filters, &rule.filters] {
+        headers::change(response.headers_mut(), &filters.response);
+    }
+    Ok(Answer::Carried(Carried {
+        response,
+        connection: sent.connection,
+        guards: Guards {
+            permit: Some(permit),
+            in_flight: Some(in_flight),
+        },
+        // A route's own timeout holds for the whole response (GEP-1742); the service's default
+        // ends with its head, or it would cut long streams that nobody bounded.
+        deadline: end.filter(|_| rule.request_ms.is_some()).map(Deadline::at),
+    }))
+}
+
+fn redirected(status: StatusCode, to: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(Bytes::new()));
+    *response.status_mut() = status;
+    if let Ok(location) = HeaderValue::from_str(to) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// One request to one backend: what stays the same over its tries.
+struct Journey<'a> {
+    worker: &'a Rc<Worker>,
+    rule: &'a Arc<RulePlan>,
+    backend: &'a BackendPlan,
+    plan: &'a ServicePlan,
+    method: Method,
+}
+
+impl Journey<'_> {
+    /// Try, and try again while it is wanted, safe, within the budget and in time.
+    async fn tries(
+        &self,
+        parts: Parts,
+        body: &BodySource,
+        seen: &mut Observation,
+        end: Option<Instant>,
+    ) -> Result<(Sent, InFlight), Error> {
+        let conditions = Conditions {
+            traffic: &self.plan.traffic,
+            rule: self.rule.retry.as_ref(),
+        };
+        let budget = &self.backend.service.load.budget;
+        budget.deposit(&self.plan.traffic.retry_budget);
+        let mut tried = Vec::new();
+        let mut parts = Some(parts);
+        for retry in 0.. {
+            let last = retry >= conditions.attempts();
+            let head = if last { parts.take() } else { parts.clone() };
+            let (Some(head), Some(body_of_try)) = (head, body.next()) else {
+                break;
+            };
+            seen.tries = retry + 1;
+            let request = Request::from_parts(head, body_of_try);
+            let outcome = self.one_try(request, seen, &mut tried, end).await;
+            let ended = match &outcome {
+                Ok((sent, _)) => match peer_failure(seen, &sent.response) {
+                    Some(reason) => Outcome::Failed(reason),
+                    None => Outcome::Status(sent.response.status()),
+                },
+                Err(error) => Outcome::Failed(error.reason),
+            };
+            let again = !last
+                && conditions.wants(ended, &self.method)
+                && body.can_replay()
+                && budget.withdraw(&self.plan.traffic.retry_budget, now_us());
+            if !again {
+                return outcome;
+            }
+            drop(outcome);
+            let pause = conditions.backoff(retry);
+            // The first retry of something that never left goes at once to another endpoint.
+            if retry > 0
+                || !matches!(
+                    ended,
+                    Outcome::Failed(Reason::ConnectFailed | Reason::Unsent)
+                )
+            {
+                Deadline::after(pause).await;
+            }
+        }
+        Err(Error::new(
+            Reason::Reset,
+            "the request's body cannot be sent again",
+        ))
+    }
+
+    /// One try at one endpoint.
+    async fn one_try(
+        &self,
+        request: Request<upstream::body::RequestBody>,
+        seen: &mut Observation,
+        tried: &mut Vec<u64>,
+        end: Option<Instant>,
+    ) -> Result<(Sent, InFlight), Error> {
+        let endpoints = self.endpoints().await?;
+        let endpoint = self.pick(&endpoints, tried)?;
+        tried.push(endpoint.id);
+        seen.endpoint(endpoint);
+        let target = self.target(endpoint)?;
+        let in_flight = InFlight::begin(endpoint);
+        let started_us = now_us();
+        let (limit, reason) = self.limit(end);
+        let result = within_optional(limit, upstream::send(self.worker, &target, request)).await;
+        let result = result.unwrap_or_else(|| {
+            let ms = limit.unwrap_or_default().as_millis();
+            Err(Error::new(reason, format!("no response within {ms} ms")))
+        });
+        self.learn(endpoint, &endpoints, &result, started_us);
+        result.map(|sent| (sent, in_flight))
+    }
+
+    /// What the try says about the endpoint.
+    fn learn(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        all: &[Arc<Endpoint>],
+        result: &Result<Sent, Error>,
+        started_us: u64,
+    ) {
+        let now = now_us();
+        let (failed, latency) = match result {
+            Ok(sent) => (
+                sent.response.status().is_server_error(),
+                now.saturating_sub(started_us),
+            ),
+            // Our own limits say nothing about the endpoint.
+            Err(error) if error.reason == Reason::PendingLimit => return,
+            Err(_) => (true, FAILED_LATENCY_US.max(now.saturating_sub(started_us))),
+        };
+        endpoint.state.observe(latency, now);
+        outlier::observe(
+            endpoint,
+            failed,
+            self.plan.traffic.outlier.as_ref(),
+            all,
+            now,
+        );
+    }
+
+    /// The endpoints of the backend, waiting for the control plane's first word on them.
+    async fn endpoints(&self) -> Result<Arc<[Arc<Endpoint>]>, Error> {
+        if let Some(endpoints) = self.backend.endpoints() {
+            return Ok(endpoints);
+        }
+        discover::endpoints(self.worker, &self.backend.service).await;
+        Ok(self.backend.endpoints().unwrap_or_default())
+    }
+
+    fn pick<'e>(
+        &self,
+        endpoints: &'e [Arc<Endpoint>],
+        tried: &[u64],
+    ) -> Result<&'e Arc<Endpoint>, Error> {
+        let load = &self.backend.service.load;
+        balance::pick(
+            endpoints,
+            self.plan.traffic.load_balancer,
+            &load.turn,
+            tried,
+            now_us(),
+        )
+        .ok_or_else(|| {
+            let labels: Vec<String> = self
+                .backend
+                .labels
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            let detail = format!("{} {}", self.backend.service.key, labels.join(","));
+            Error::new(Reason::NoEndpoint, detail.trim_end())
+        })
+    }
+
+    fn target(&self, endpoint: &Endpoint) -> Result<Target, Error> {
+        let port = self.backend.port;
+        let address = endpoint.address(port).ok_or_else(|| {
+            let detail = format!("{} has no port {port}", endpoint.workload);
+            Error::new(Reason::NoEndpoint, detail)
+        })?;
+        let protocol = self
+            .plan
+            .port(port)
+            .map_or(Protocol::Http, |port| port.protocol);
+        Ok(Target {
+            id: endpoint.id,
+            address,
+            identity: endpoint.identity.clone(),
+            http2: matches!(protocol, Protocol::Http2 | Protocol::Grpc),
+            connect_timeout: Duration::from_millis(self.plan.traffic.connect_timeout_ms),
+            limits: Some((
+                Arc::clone(&self.backend.service),
+                self.plan.traffic.limits.clone(),
+            )),
+        })
+    }
+
+    /// The time left for one try, and what to call it when it runs out.
+    fn limit(&self, end: Option<Instant>) -> (Option<Duration>, Reason) {
+        let try_ms = self
+            .rule
+            .try_ms
+            .unwrap_or(self.plan.traffic.per_try_timeout_ms);
+        let one = (try_ms > 0).then(|| Duration::from_millis(try_ms));
+        let all = end.map(|end| end.saturating_duration_since(Instant::now()));
+        match (one, all) {
+            (Some(one), Some(all)) if one < all => (Some(one), Reason::TryTimeout),
+            (Some(one), None) => (Some(one), Reason::TryTimeout),
+            (_, all) => (all, Reason::RequestTimeout),
+        }
+    }
+
+    /// A switch of protocols: one try on a connection of its own, then bytes both ways.
+    async fn upgrade(
+        &self,
+        parts: Parts,
+        protocol: HeaderValue,
+        client: hyper::upgrade::OnUpgrade,
+        seen: &mut Observation,
+        permit: limit::RequestPermit,
+    ) -> Result<Carried, Error> {
+        let endpoints = self.endpoints().await?;
+        let endpoint = self.pick(&endpoints, &[])?;
+        seen.endpoint(endpoint);
+        seen.tries = 1;
+        let target = self.target(endpoint)?;
+        let guards = Guards {
+            permit: Some(permit),
+            in_flight: Some(InFlight::begin(endpoint)),
+        };
+        let response = upgrade::carry(self.worker, &target, parts, protocol, client).await?;
+        Ok(Carried {
+            response,
+            connection: None,
+            guards,
+            deadline: None,
+        })
+    }
+}
+
+async fn within_optional<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => within(limit, future).await,
+        None => Some(future.await),
+    }
+}
+
+/// What the peer's sidecar says went wrong between it and its application.
+fn peer_failure(seen: &Observation, response: &Response<Incoming>) -> Option<Reason> {
+    reason_of(seen, response).filter(|reason| {
+        matches!(
+            reason,
+            Reason::AppUnreachable | Reason::Reset | Reason::Unsent
+        )
+    })
+}
+
+/// The reason that the peer's sidecar gave; nobody else is believed.
+fn reason_of(seen: &Observation, response: &Response<Incoming>) -> Option<Reason> {
+    let text = response
+        .headers()
+        .get(REASON_HEADER)
+        .filter(|_| seen.key.mtls)?;
+    Reason::ALL
+        .iter()
+        .copied()
+        .find(|reason| reason.as_str().as_bytes() == text.as_bytes())
+}
+
+/// Make the response fit for the application and tie to it all that must last as long.
+async fn finish(
+    worker: &Rc<Worker>,
+    carried: Carried,
+    seen: Observation,
+    show_reason: bool,
+) -> Response<ResponseBody> {
+    let Carried {
+        response,
+        connection,
+        guards,
+        deadline,
+    } = carried;
+    let (mut parts, body) = response.into_parts();
+    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        headers::strip_hop_by_hop(&mut parts.headers);
+    }
+    if !show_reason || seen.key.reason.is_none() {
+        headers::strip_own(&mut parts.headers);
+    }
+    if hyper::body::Body::is_end_stream(&body) {
+        give_back(worker, connection).await;
+        drop((seen, guards));
+        return Response::from_parts(parts, ResponseBody::full(Bytes::new()));
+    }
+    let body = ResponseBody::stream(body, connection, worker, seen, deadline, guards);
+    Response::from_parts(parts, body)
+}
+
+/// Give a connection back whose response had no body.
+pub(crate) async fn give_back(worker: &Rc<Worker>, connection: Option<upstream::http1::Http1>) {
+    if let Some(connection) = connection {
+        let mut connection = Some(connection);
+        std::future::poll_fn(|cx| {
+            if let Some(connection) = connection.take() {
+                connection.give_back(worker, cx);
+            }
+            std::task::Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+/// Bring the path into normal form, or refuse it.
+pub(crate) fn normalize<B>(request: &mut Request<B>) -> Result<(), Error> {
+    match normalize_path(request.uri().path()) {
+        Normal::Same => Ok(()),
+        Normal::Changed(path) => {
+            headers::set_path(request.uri_mut(), &path);
+            Ok(())
+        }
+        Normal::Refused => Err(Error::new(
+            Reason::BadRequest,
+            "the path is not in a safe form",
+        )),
+    }
+}
+
+fn host_of<B>(request: &Request<B>) -> String {
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
+    host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
+        .unwrap_or_default()
+        .to_owned()
+}

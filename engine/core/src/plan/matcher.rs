@@ -1,0 +1,204 @@
+//! Matches compiled for speed: expressions built once, whole-value, bounded.
+
+use regex::Regex;
+
+use crate::head::RequestHead;
+use crate::record::{Match, PathMatch, PathMatchKind, ValueMatch, ValueMatchKind};
+
+/// Longest expression accepted, characters.
+const REGEX_MAX: usize = 1024;
+/// Largest compiled expression, bytes.
+const REGEX_COMPILED_MAX: usize = 256 * 1024;
+
+/// A compiled match.
+#[derive(Debug)]
+pub struct Matcher {
+    path: Option<PathMatcher>,
+    method: Option<String>,
+    headers: Vec<(String, ValueMatcher)>,
+    query: Vec<(String, ValueMatcher)>,
+}
+
+/// A compiled match on the path.
+#[derive(Debug)]
+enum PathMatcher {
+    Exact(String),
+    /// Without a trailing slash.
+    Prefix(String),
+    Regex(Regex),
+}
+
+#[derive(Debug)]
+enum ValueMatcher {
+    Exact(String),
+    Regex(Regex),
+}
+
+impl Matcher {
+    /// Compile `record`.
+    ///
+    /// # Errors
+    /// An expression that is too long, too large or wrong.
+    pub fn build(record: &Match) -> Result<Matcher, String> {
+        Ok(Matcher {
+            path: record.path.as_ref().map(PathMatcher::build).transpose()?,
+            method: record.method.clone(),
+            headers: build_values(&record.headers)?,
+            query: build_values(&record.query)?,
+        })
+    }
+
+    /// Whether the request is matched.
+    pub fn matches(&self, head: &RequestHead<'_>) -> bool {
+        self.path
+            .as_ref()
+            .is_none_or(|path| path.matches(head.path))
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|method| method == head.method)
+            && self.headers.iter().all(|(name, matcher)| {
+                head.header(name)
+                    .is_some_and(|value| matcher.matches(&value))
+            })
+            && self.query.iter().all(|(name, matcher)| {
+                head.query_parameter(name)
+                    .is_some_and(|value| matcher.matches(&value))
+            })
+    }
+
+    /// The prefix that this match asks for, if it is a prefix match.
+    pub fn prefix(&self) -> Option<&str> {
+        match &self.path {
+            Some(PathMatcher::Prefix(prefix)) => Some(prefix),
+            _ => None,
+        }
+    }
+}
+
+impl PathMatcher {
+    fn build(record: &PathMatch) -> Result<PathMatcher, String> {
+        Ok(match record.kind {
+            PathMatchKind::Exact => PathMatcher::Exact(record.value.clone()),
+            PathMatchKind::Prefix => {
+                PathMatcher::Prefix(record.value.trim_end_matches('/').to_owned())
+            }
+            PathMatchKind::Regex => PathMatcher::Regex(whole(&record.value)?),
+        })
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            PathMatcher::Exact(value) => path == value,
+            PathMatcher::Prefix(prefix) => path
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            PathMatcher::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+impl ValueMatcher {
+    fn matches(&self, value: &str) -> bool {
+        match self {
+            ValueMatcher::Exact(wanted) => wanted == value,
+            ValueMatcher::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+fn build_values(records: &[ValueMatch]) -> Result<Vec<(String, ValueMatcher)>, String> {
+    records
+        .iter()
+        .map(|record| {
+            let matcher = match record.kind {
+                ValueMatchKind::Exact => ValueMatcher::Exact(record.value.clone()),
+                ValueMatchKind::Regex => ValueMatcher::Regex(whole(&record.value)?),
+            };
+            Ok((record.name.clone(), matcher))
+        })
+        .collect()
+}
+
+/// An expression that must match the whole value.
+fn whole(pattern: &str) -> Result<Regex, String> {
+    if pattern.len() > REGEX_MAX {
+        return Err(format!(
+            "regex of {} characters; at most {REGEX_MAX}",
+            pattern.len()
+        ));
+    }
+    regex::RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .size_limit(REGEX_COMPILED_MAX)
+        .build()
+        .map_err(|error| format!("regex \"{pattern}\": {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+
+    fn path(kind: PathMatchKind, value: &str) -> Match {
+        Match {
+            path: Some(PathMatch {
+                kind,
+                value: value.to_owned(),
+            }),
+            method: None,
+            headers: vec![],
+            query: vec![],
+        }
+    }
+
+    fn hit(record: &Match, path: &str) -> bool {
+        let headers = HeaderMap::new();
+        let head = RequestHead {
+            method: "GET",
+            path,
+            query: None,
+            headers: &headers,
+        };
+        Matcher::build(record)
+            .expect("the match is valid")
+            .matches(&head)
+    }
+
+    #[test]
+    fn prefixes_match_by_segment() {
+        for (prefix, given, expected) in [
+            ("/abc", "/abc", true),
+            ("/abc", "/abc/", true),
+            ("/abc", "/abc/def", true),
+            ("/abc", "/abcd", false),
+            ("/abc/", "/abc", true),
+            ("/", "/anything", true),
+            ("/abc", "/ABC", false),
+        ] {
+            assert_eq!(
+                hit(&path(PathMatchKind::Prefix, prefix), given),
+                expected,
+                "{prefix} {given}"
+            );
+        }
+    }
+
+    #[test]
+    fn expressions_match_the_whole_path() {
+        let record = path(PathMatchKind::Regex, "/v[12]|/x");
+        assert!(hit(&record, "/v1"));
+        assert!(hit(&record, "/x"));
+        assert!(!hit(&record, "/v1/more"));
+        assert!(!hit(&record, "/v3"));
+    }
+
+    #[test]
+    fn a_bad_or_too_long_expression_is_refused_by_name() {
+        let error = Matcher::build(&path(PathMatchKind::Regex, "(")).expect_err("unbalanced");
+        assert!(error.contains("\"(\""), "{error}");
+        let long = "a".repeat(REGEX_MAX + 1);
+        assert!(Matcher::build(&path(PathMatchKind::Regex, &long)).is_err());
+        let large = "(?:[a-z]{1,50}){1,50}".repeat(40);
+        assert!(Matcher::build(&path(PathMatchKind::Regex, &large)).is_err());
+    }
+}

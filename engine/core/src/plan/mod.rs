@@ -1,0 +1,109 @@
+//! Records compiled for speed. Every mistake is found here; a request meets nothing left to check.
+
+pub mod endpoints;
+pub mod inbound;
+pub mod matcher;
+pub mod service;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+
+use crate::observe::names::Names;
+use crate::record::ServiceKey;
+use service::Service;
+
+/// Most services a sidecar holds; more are answered as unknown.
+pub const SERVICES_MAX: usize = 4096;
+
+type ServiceMap = HashMap<Arc<str>, Arc<Service>, ahash::RandomState>;
+
+/// All services that this sidecar uses, by `namespace/name`. Readers never wait.
+#[derive(Debug, Default)]
+pub struct Directory {
+    services: ArcSwap<ServiceMap>,
+    writing: Mutex<()>,
+}
+
+impl Directory {
+    /// The service of this name, if the sidecar uses it.
+    pub fn get(&self, name: &str) -> Option<Arc<Service>> {
+        self.services.load().get(name).cloned()
+    }
+
+    /// The service of this key, made unknown when it is new. `true`: it is new.
+    pub fn get_or_add(&self, key: &ServiceKey, names: &Names) -> Option<(Arc<Service>, bool)> {
+        if let Some(known) = self.get(key.as_str()) {
+            return Some((known, false));
+        }
+        let _writing = self
+            .writing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let services = self.services.load();
+        if let Some(known) = services.get(key.as_str()) {
+            return Some((Arc::clone(known), false));
+        }
+        if services.len() >= SERVICES_MAX {
+            return None;
+        }
+        let service = Arc::new(Service::new(key.clone(), names.id(key.as_str())));
+        let mut next = ServiceMap::clone(&services);
+        next.insert(key.shared(), Arc::clone(&service));
+        self.services.store(Arc::new(next));
+        Some((service, true))
+    }
+
+    /// Take a service out.
+    pub fn remove(&self, name: &str) -> Option<Arc<Service>> {
+        let _writing = self
+            .writing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut next = ServiceMap::clone(&self.services.load());
+        let removed = next.remove(name)?;
+        removed
+            .retired
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.services.store(Arc::new(next));
+        Some(removed)
+    }
+
+    /// All services.
+    pub fn all(&self) -> Vec<Arc<Service>> {
+        self.services.load().values().cloned().collect()
+    }
+}
+
+/// What compiling a record needs: who reads it, and the services it speaks of.
+#[derive(Debug)]
+pub struct Build<'a> {
+    /// The namespace of this sidecar's workload.
+    pub namespace: &'a str,
+    /// Where backends are found or added.
+    pub directory: &'a Directory,
+    /// Names for metrics.
+    pub names: &'a Names,
+    /// Services that were added while compiling.
+    pub added: Vec<Arc<Service>>,
+}
+
+impl Build<'_> {
+    fn name(&self, text: &str) -> u32 {
+        self.names.id(text)
+    }
+
+    /// The service of `key`; past [`SERVICES_MAX`] one that stays unknown.
+    fn service(&mut self, key: &ServiceKey) -> Arc<Service> {
+        match self.directory.get_or_add(key, self.names) {
+            Some((service, new)) => {
+                if new {
+                    self.added.push(Arc::clone(&service));
+                }
+                service
+            }
+            None => Arc::new(Service::new(key.clone(), self.names.id(key.as_str()))),
+        }
+    }
+}

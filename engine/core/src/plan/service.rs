@@ -1,0 +1,470 @@
+//! A service as the request path needs it: routes compiled, backends resolved, counters beside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use arc_swap::{ArcSwapOption, Guard};
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+use tokio::sync::Notify;
+
+use super::Build;
+use super::endpoints::{Endpoint, EndpointSet};
+use super::matcher::Matcher;
+use crate::record::{
+    self, Filter, Labels, PathModifier, PortRecord, Protocol, Redirect, Rewrite, RuleRetry,
+    ServiceKey, ServiceRecord, Table, Traffic,
+};
+
+/// What is known of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Known {
+    /// The control plane has not answered yet.
+    Asked = 0,
+    /// It exists.
+    Present = 1,
+    /// It does not exist.
+    Absent = 2,
+}
+
+/// One service: its plan, its endpoints, and what all threads count together.
+#[derive(Debug)]
+pub struct Service {
+    /// `namespace/name`.
+    pub key: ServiceKey,
+    /// The id of its name in metrics.
+    pub name_id: u32,
+    known: AtomicU8,
+    plan: ArcSwapOption<ServicePlan>,
+    endpoints: ArcSwapOption<EndpointSet>,
+    /// Woken when plan or endpoints arrive.
+    pub changed: Notify,
+    /// Requests in flight, connections and waiters, for circuit breaking.
+    pub load: ServiceLoad,
+    /// Seconds of the engine's clock when it was last asked for.
+    pub last_used_s: AtomicU64,
+    /// Declared in the settings, thus never dropped.
+    pub declared: AtomicBool,
+    /// Taken out of the directory: caches must look again.
+    pub retired: AtomicBool,
+}
+
+/// Counters for circuit breaking, retry budget and turns.
+#[derive(Debug, Default)]
+pub struct ServiceLoad {
+    /// Requests in flight.
+    pub requests: AtomicU32,
+    /// Open upstream connections.
+    pub connections: AtomicU32,
+    /// Requests that wait for a connection.
+    pub pending: AtomicU32,
+    /// Round robin's turn.
+    pub turn: AtomicU32,
+    /// The retry budget.
+    pub budget: crate::steps::retry::Budget,
+    /// Woken when a connection is closed or returned.
+    pub freed: Notify,
+}
+
+impl Service {
+    /// A service of which nothing is known yet.
+    pub fn new(key: ServiceKey, name_id: u32) -> Service {
+        Service {
+            key,
+            name_id,
+            known: AtomicU8::new(Known::Asked as u8),
+            plan: ArcSwapOption::empty(),
+            endpoints: ArcSwapOption::empty(),
+            changed: Notify::new(),
+            load: ServiceLoad::default(),
+            last_used_s: AtomicU64::new(0),
+            declared: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// What is known of it.
+    pub fn known(&self) -> Known {
+        match self.known.load(Relaxed) {
+            0 => Known::Asked,
+            1 => Known::Present,
+            _ => Known::Absent,
+        }
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> Guard<Option<Arc<ServicePlan>>> {
+        self.plan.load()
+    }
+
+    /// The endpoints in force.
+    pub fn endpoints(&self) -> Guard<Option<Arc<EndpointSet>>> {
+        self.endpoints.load()
+    }
+
+    /// Put a plan in force.
+    pub fn set_plan(&self, plan: ServicePlan) {
+        self.plan.store(Some(Arc::new(plan)));
+        self.known.store(Known::Present as u8, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// Put endpoints in force.
+    pub fn set_endpoints(&self, endpoints: EndpointSet) {
+        self.endpoints.store(Some(Arc::new(endpoints)));
+        self.changed.notify_waiters();
+    }
+
+    /// The service does not exist, or no longer.
+    pub fn set_absent(&self) {
+        self.plan.store(None);
+        self.endpoints.store(None);
+        self.known.store(Known::Absent as u8, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// Forget the endpoints alone.
+    pub fn clear_endpoints(&self) {
+        self.endpoints.store(None);
+        self.changed.notify_waiters();
+    }
+}
+
+/// A compiled service record, as this sidecar sees it.
+#[derive(Debug)]
+pub struct ServicePlan {
+    /// Ports, ascending.
+    pub ports: Vec<PortPlan>,
+    /// Balancing and resilience.
+    pub traffic: Traffic,
+}
+
+/// One port.
+#[derive(Debug)]
+pub struct PortPlan {
+    /// The port number.
+    pub number: u16,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Routes; `None`: forward to the service itself.
+    pub table: Option<TablePlan>,
+    /// The rule in force without routes.
+    pub direct: Arc<RulePlan>,
+}
+
+/// Compiled routes.
+#[derive(Debug)]
+pub struct TablePlan {
+    /// Most specific first, with the index of the rule.
+    pub entries: Vec<(Matcher, usize)>,
+    /// The rules.
+    pub rules: Vec<Arc<RulePlan>>,
+}
+
+/// A compiled rule.
+#[derive(Debug)]
+pub struct RulePlan {
+    /// `namespace/route/rule`; empty for traffic without a route.
+    pub label: Arc<str>,
+    /// The id of the label in metrics.
+    pub name_id: u32,
+    /// `file:line` of the rule.
+    pub source: Option<String>,
+    /// Filters of the rule.
+    pub filters: FilterPlan,
+    /// The answer, when the rule redirects.
+    pub redirect: Option<(Redirect, StatusCode)>,
+    /// Targets.
+    pub backends: Vec<BackendPlan>,
+    /// Sum of the weights.
+    pub total_weight: u32,
+    /// For the whole request; 0 disables, `None` leaves the service's own.
+    pub request_ms: Option<u64>,
+    /// For one try; 0 disables, `None` leaves the service's own.
+    pub try_ms: Option<u64>,
+    /// Retries of the rule.
+    pub retry: Option<RuleRetry>,
+}
+
+/// A compiled backend.
+#[derive(Debug)]
+pub struct BackendPlan {
+    /// The service.
+    pub service: Arc<Service>,
+    /// Its port.
+    pub port: u16,
+    /// Its share.
+    pub weight: u32,
+    /// Only endpoints with these labels.
+    pub labels: Labels,
+    /// Filters for this backend.
+    pub filters: FilterPlan,
+    /// Why it cannot be used.
+    pub error: Option<String>,
+    subset: ArcSwapOption<Subset>,
+}
+
+/// Endpoints with a backend's labels, and the set they were taken from.
+#[derive(Debug)]
+struct Subset {
+    of: Arc<EndpointSet>,
+    endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+impl BackendPlan {
+    /// The endpoints this backend may use; computed once per set of endpoints.
+    pub fn endpoints(&self) -> Option<Arc<[Arc<Endpoint>]>> {
+        let set = self.service.endpoints();
+        let set = set.as_ref()?;
+        if self.labels.is_empty() {
+            return Some(Arc::clone(&set.all));
+        }
+        if let Some(known) = self.subset.load().as_ref()
+            && Arc::ptr_eq(&known.of, set)
+        {
+            return Some(Arc::clone(&known.endpoints));
+        }
+        let endpoints = set.subset(&self.labels);
+        let subset = Subset {
+            of: Arc::clone(set),
+            endpoints: Arc::clone(&endpoints),
+        };
+        self.subset.store(Some(Arc::new(subset)));
+        Some(endpoints)
+    }
+}
+
+/// Changes to requests and responses, parsed.
+#[derive(Debug, Default)]
+pub struct FilterPlan {
+    /// For the request, in order.
+    pub request: Vec<HeaderChange>,
+    /// For the response, in order.
+    pub response: Vec<HeaderChange>,
+    /// Host and path of the request.
+    pub rewrite: Option<RewritePlan>,
+}
+
+/// A rewrite with its host parsed.
+#[derive(Debug)]
+pub struct RewritePlan {
+    /// The new Host.
+    pub host: Option<HeaderValue>,
+    /// The new path.
+    pub path: Option<PathModifier>,
+}
+
+/// One change to headers.
+#[derive(Debug)]
+pub enum HeaderChange {
+    /// Replace.
+    Set(HeaderName, HeaderValue),
+    /// Append.
+    Add(HeaderName, HeaderValue),
+    /// Remove.
+    Remove(HeaderName),
+}
+
+impl ServicePlan {
+    /// Compile `record` for a consumer in the namespace of `build`.
+    ///
+    /// # Errors
+    /// The first thing that cannot be compiled, with its place in the record.
+    pub fn build(record: &ServiceRecord, build: &mut Build<'_>) -> Result<ServicePlan, String> {
+        let key = ServiceKey::new(&record.namespace, &record.name);
+        let ports = record
+            .ports
+            .iter()
+            .map(|port| {
+                PortPlan::build(port, &key, build)
+                    .map_err(|error| format!("port {}: {error}", port.number))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(ServicePlan {
+            ports,
+            traffic: record.traffic.clone(),
+        })
+    }
+
+    /// The port of this number.
+    pub fn port(&self, number: u16) -> Option<&PortPlan> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+}
+
+impl PortPlan {
+    fn build(
+        record: &PortRecord,
+        key: &ServiceKey,
+        build: &mut Build<'_>,
+    ) -> Result<PortPlan, String> {
+        let own = record
+            .tables
+            .iter()
+            .find(|table| table.consumer_namespace.as_deref() == Some(build.namespace))
+            .or_else(|| {
+                record
+                    .tables
+                    .iter()
+                    .find(|table| table.consumer_namespace.is_none())
+            });
+        let itself = record::Backend {
+            service: key.as_str().to_owned(),
+            port: record.number,
+            weight: 1,
+            labels: Labels::new(),
+            filters: vec![],
+            error: None,
+        };
+        let direct = RulePlan {
+            label: "".into(),
+            name_id: build.name(""),
+            source: None,
+            filters: FilterPlan::default(),
+            redirect: None,
+            backends: vec![BackendPlan::build(&itself, build)?],
+            total_weight: 1,
+            request_ms: None,
+            try_ms: None,
+            retry: None,
+        };
+        Ok(PortPlan {
+            number: record.number,
+            protocol: record.protocol,
+            table: own
+                .map(|table| TablePlan::build(table, build))
+                .transpose()?,
+            direct: Arc::new(direct),
+        })
+    }
+}
+
+impl TablePlan {
+    fn build(record: &Table, build: &mut Build<'_>) -> Result<TablePlan, String> {
+        let rules = record
+            .rules
+            .iter()
+            .map(|rule| {
+                RulePlan::build(rule, build)
+                    .map(Arc::new)
+                    .map_err(|error| format!("route {} rule {}: {error}", rule.route, rule.rule))
+            })
+            .collect::<Result<Vec<_>, String>>()?;
+        let entries = record
+            .entries
+            .iter()
+            .map(|entry| match rules.get(entry.rule) {
+                Some(_) => Ok((Matcher::build(&entry.matches)?, entry.rule)),
+                None => Err(format!(
+                    "entry points to rule {} of {}",
+                    entry.rule,
+                    rules.len()
+                )),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(TablePlan { entries, rules })
+    }
+}
+
+impl RulePlan {
+    fn build(record: &record::Rule, build: &mut Build<'_>) -> Result<RulePlan, String> {
+        let label = format!("{}/{}", record.route, record.rule);
+        let redirect = record.filters.iter().find_map(|filter| match filter {
+            Filter::Redirect(redirect) => Some(redirect.clone()),
+            _ => None,
+        });
+        let redirect = match redirect {
+            None => None,
+            Some(redirect) => {
+                let status = StatusCode::from_u16(redirect.status)
+                    .ok()
+                    .filter(StatusCode::is_redirection)
+                    .ok_or_else(|| format!("redirect status {}", redirect.status))?;
+                Some((redirect, status))
+            }
+        };
+        let backends = record
+            .backends
+            .iter()
+            .map(|backend| BackendPlan::build(backend, build))
+            .collect::<Result<Vec<_>, _>>()?;
+        let total_weight = backends
+            .iter()
+            .try_fold(0u32, |sum, backend| sum.checked_add(backend.weight))
+            .ok_or("the weights add up to more than 2^32")?;
+        Ok(RulePlan {
+            name_id: build.name(&label),
+            label: label.into(),
+            source: record.source.clone(),
+            filters: FilterPlan::build(&record.filters)?,
+            redirect,
+            backends,
+            total_weight,
+            request_ms: record.timeouts.request_ms,
+            try_ms: record.timeouts.backend_request_ms,
+            retry: record.retry.clone(),
+        })
+    }
+}
+
+impl BackendPlan {
+    fn build(record: &record::Backend, build: &mut Build<'_>) -> Result<BackendPlan, String> {
+        let key = ServiceKey::parse(&record.service)
+            .ok_or_else(|| format!("backend \"{}\" is not namespace/name", record.service))?;
+        Ok(BackendPlan {
+            service: build.service(&key),
+            port: record.port,
+            weight: record.weight,
+            labels: record.labels.clone(),
+            filters: FilterPlan::build(&record.filters)?,
+            error: record.error.clone(),
+            subset: ArcSwapOption::empty(),
+        })
+    }
+}
+
+impl FilterPlan {
+    fn build(records: &[Filter]) -> Result<FilterPlan, String> {
+        let mut plan = FilterPlan::default();
+        for filter in records {
+            match filter {
+                Filter::RequestHeaders(edit) => push_changes(edit, &mut plan.request)?,
+                Filter::ResponseHeaders(edit) => push_changes(edit, &mut plan.response)?,
+                Filter::Rewrite(rewrite) => plan.rewrite = Some(RewritePlan::build(rewrite)?),
+                Filter::Redirect(_) => {}
+            }
+        }
+        Ok(plan)
+    }
+}
+
+impl RewritePlan {
+    fn build(record: &Rewrite) -> Result<RewritePlan, String> {
+        Ok(RewritePlan {
+            host: record.hostname.as_deref().map(value).transpose()?,
+            path: record.path.clone(),
+        })
+    }
+}
+
+fn push_changes(edit: &record::HeaderEdit, out: &mut Vec<HeaderChange>) -> Result<(), String> {
+    for (key, text) in &edit.set {
+        out.push(HeaderChange::Set(name(key)?, value(text)?));
+    }
+    for (key, text) in &edit.add {
+        out.push(HeaderChange::Add(name(key)?, value(text)?));
+    }
+    for key in &edit.remove {
+        out.push(HeaderChange::Remove(name(key)?));
+    }
+    Ok(())
+}
+
+fn name(text: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("\"{text}\" is not a header name"))
+}
+
+fn value(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|_| format!("\"{text}\" is not a header value"))
+}

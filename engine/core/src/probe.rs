@@ -1,0 +1,81 @@
+//! Whether the application is ready, asked from its own sidecar over loopback.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::settings::Probe;
+use crate::shared::Shared;
+
+/// Between probes until the application is ready for the first time.
+const FAST: Duration = Duration::from_millis(50);
+/// Between probes afterwards.
+const STEADY: Duration = Duration::from_secs(1);
+/// Longest time for one probe.
+const LIMIT: Duration = Duration::from_secs(1);
+/// Failures in a row that make a ready application not ready (as the kubelet's default).
+const FAILURES: u32 = 3;
+
+/// Probe for ever.
+pub async fn run(shared: Arc<Shared>, probe: Probe) {
+    let mut ready = false;
+    let mut failures = 0;
+    loop {
+        let passed = timeout(LIMIT, passes(&shared, &probe))
+            .await
+            .unwrap_or(false);
+        failures = if passed { 0 } else { failures + 1 };
+        if passed || failures >= FAILURES {
+            ready = passed;
+            shared.set_app_ready(ready);
+        }
+        sleep(if ready { STEADY } else { FAST }).await;
+    }
+}
+
+async fn passes(shared: &Shared, probe: &Probe) -> bool {
+    let inbound = &shared.settings.inbound;
+    match probe {
+        Probe::Tcp {} => {
+            for port in inbound {
+                if TcpStream::connect(port.app).await.is_err() {
+                    return false;
+                }
+            }
+            true
+        }
+        Probe::Http { port, path } => {
+            let address = inbound
+                .iter()
+                .find(|inbound| inbound.port == *port)
+                .map_or_else(
+                    || SocketAddr::from(([127, 0, 0, 1], *port)),
+                    |inbound| inbound.app,
+                );
+            status(address, path)
+                .await
+                .is_ok_and(|status| (200..400).contains(&status))
+        }
+    }
+}
+
+/// The status of `GET path`.
+async fn status(address: SocketAddr, path: &str) -> std::io::Result<u16> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: tulle-probe\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    // "HTTP/1.1 200": the code is at a fixed place (RFC 9112 §4).
+    let mut line = [0; 12];
+    stream.read_exact(&mut line).await?;
+    let code = std::str::from_utf8(&line[9..])
+        .ok()
+        .and_then(|code| code.parse().ok());
+    code.filter(|_| line.starts_with(b"HTTP/1."))
+        .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}

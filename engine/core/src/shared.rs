@@ -1,0 +1,508 @@
+//! What all threads of a sidecar share: records in force, identity, counters, events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::ServerConfig;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::Admin;
+use crate::control::{Host, Outgoing};
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Metrics;
+use crate::observe::report::{Reporter, report};
+use crate::observe::tap::Taps;
+use crate::plan::endpoints::EndpointSet;
+use crate::plan::inbound::InboundPlan;
+use crate::plan::service::{Service, ServicePlan};
+use crate::plan::{Build, Directory};
+use crate::record::{Record, ServiceKey};
+use crate::settings::Settings;
+use crate::timer::now_s;
+use crate::tls::{self, ClientAuth, Identity, SpiffeId};
+use crate::upstream::connect::Alpn;
+
+/// Most events that wait for the host process; the oldest is dropped.
+pub const EVENTS_MAX: usize = 1024;
+/// Most messages that wait for the record stream.
+pub const OUTGOING_MAX: usize = 8192;
+/// A service that is not declared is dropped when it was not called for this long, seconds.
+pub const IDLE_SERVICE_S: u64 = 300;
+
+/// The shared state of a sidecar.
+#[derive(Debug)]
+pub struct Shared {
+    /// What it was started with.
+    pub settings: Settings,
+    /// `namespace/name`.
+    pub workload_name: String,
+    id: SpiffeId,
+    /// Services in use.
+    pub directory: Directory,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Watchers.
+    pub taps: Taps,
+    /// The access log; `None`: off.
+    pub log: Option<AccessLog>,
+    /// What the workload lets in.
+    pub inbound: ArcSwap<InboundPlan>,
+    identity: ArcSwapOption<Identity>,
+    identity_epoch: AtomicU64,
+    server_tls: ArcSwapOption<[Arc<ServerConfig>; 3]>,
+    records: Mutex<BTreeMap<String, String>>,
+    outgoing: mpsc::Sender<Outgoing>,
+    events: (Mutex<VecDeque<Value>>, Condvar),
+    app_ready: AtomicBool,
+    has_inbound: AtomicBool,
+    connected: AtomicBool,
+    /// Turns true once, when draining begins.
+    pub draining: watch::Sender<bool>,
+    /// Turns true when open connections should end.
+    pub closing: watch::Sender<bool>,
+    admin: std::sync::OnceLock<String>,
+    description: std::sync::OnceLock<Value>,
+    started: Instant,
+    epoch: u64,
+    last_report: Mutex<String>,
+}
+
+impl Shared {
+    /// The state of a sidecar that knows nothing yet, and where it puts messages for the record
+    /// stream.
+    ///
+    /// # Errors
+    /// The workload's names make no SPIFFE id, or the access log cannot be opened.
+    pub fn new(settings: Settings) -> Result<(Arc<Shared>, mpsc::Receiver<Outgoing>), String> {
+        let workload = &settings.workload;
+        let id = SpiffeId::new(
+            &settings.trust_domain,
+            &workload.namespace,
+            &workload.service_account,
+        )
+        .map_err(|error| format!("settings: workload: {error}"))?;
+        let log = match settings.access_log {
+            crate::settings::AccessLog::Off => None,
+            _ => Some(
+                AccessLog::open(settings.access_log_path.as_deref())
+                    .map_err(|error| format!("settings: access_log_path: {error}"))?,
+            ),
+        };
+        let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let shared = Arc::new(Shared {
+            workload_name: settings.workload_name(),
+            id,
+            directory: Directory::default(),
+            metrics: Metrics::default(),
+            taps: Taps::default(),
+            log,
+            inbound: ArcSwap::from_pointee(InboundPlan::closed()),
+            identity: ArcSwapOption::empty(),
+            identity_epoch: AtomicU64::new(0),
+            server_tls: ArcSwapOption::empty(),
+            records: Mutex::default(),
+            outgoing,
+            events: (Mutex::default(), Condvar::new()),
+            app_ready: AtomicBool::new(settings.probe.is_none()),
+            has_inbound: AtomicBool::new(false),
+            connected: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
+            closing: watch::Sender::new(false),
+            admin: std::sync::OnceLock::new(),
+            description: std::sync::OnceLock::new(),
+            started: Instant::now(),
+            epoch: u64::try_from(since.as_millis()).unwrap_or(0),
+            last_report: Mutex::default(),
+            settings,
+        });
+        for outbound in &shared.settings.outbound {
+            if let Some(key) = ServiceKey::parse(&outbound.service) {
+                shared.use_service(&key, true);
+            }
+        }
+        Ok((shared, receiver))
+    }
+
+    /// The service of `key`; the control plane is asked for it when it is new. `None`: too many
+    /// services are in use.
+    pub fn use_service(&self, key: &ServiceKey, declared: bool) -> Option<Arc<Service>> {
+        let (service, new) = self.directory.get_or_add(key, &self.metrics.names)?;
+        if declared {
+            service.declared.store(true, Relaxed);
+        }
+        if new {
+            service.last_used_s.store(now_s(), Relaxed);
+            self.ask_for(&service);
+        }
+        Some(service)
+    }
+
+    fn ask_for(&self, service: &Service) {
+        self.tell(Outgoing::Subscribe(format!("service/{}", service.key)));
+        self.tell(Outgoing::Subscribe(format!("endpoints/{}", service.key)));
+    }
+
+    /// Hand a message to the record stream; it is lost when the stream is far behind.
+    pub fn tell(&self, message: Outgoing) {
+        if self.settings.control.is_some() && self.outgoing.try_send(message).is_err() {
+            self.event(json!({"event": "overloaded", "what": "record stream"}));
+        }
+    }
+
+    /// The identity in use.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.load_full()
+    }
+
+    /// Changes with each identity.
+    pub fn identity_epoch(&self) -> u64 {
+        self.identity_epoch.load(Relaxed)
+    }
+
+    /// The sidecar's own SPIFFE id.
+    pub fn identity_uri(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// The TLS config of an inbound listener; `None` before there is an identity.
+    pub fn server_tls(&self, alpn: Alpn) -> Option<Arc<ServerConfig>> {
+        self.server_tls
+            .load()
+            .as_ref()
+            .map(|configs| Arc::clone(&configs[alpn as usize]))
+    }
+
+    /// The next event, waiting at most `timeout`.
+    pub fn next_event(&self, timeout: Duration) -> Option<Value> {
+        let events = self.events.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut events, _) = self
+            .events
+            .1
+            .wait_timeout_while(events, timeout, |events| events.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        events.pop_front()
+    }
+
+    fn records(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the probe found the application ready.
+    pub fn set_app_ready(&self, ready: bool) {
+        if self.app_ready.swap(ready, Relaxed) != ready {
+            self.status_changed();
+        }
+    }
+
+    /// Tell the host and the control plane whether traffic may come.
+    fn status_changed(&self) {
+        let event = if self.is_ready() {
+            "ready"
+        } else {
+            "not-ready"
+        };
+        self.event(json!({"event": event}));
+        self.tell(Outgoing::Status);
+    }
+
+    /// Whether the workload may be sent traffic: its application answers, its own record is
+    /// known, it has an identity, and it does not drain.
+    pub fn is_ready(&self) -> bool {
+        self.app_ready.load(Relaxed)
+            && self.has_inbound.load(Relaxed)
+            && self.identity.load().is_some()
+            && !*self.draining.borrow()
+    }
+
+    /// Begin to drain: the control plane is told, traffic still flows.
+    pub fn begin_drain(&self) {
+        if !self.draining.send_replace(true) {
+            self.status_changed();
+        }
+    }
+
+    /// Where the admin endpoint listens.
+    pub fn set_admin(&self, address: String) {
+        self.admin.get_or_init(|| address);
+    }
+
+    /// The workload as the control plane registers it.
+    pub fn set_description(&self, description: Value) {
+        self.description.get_or_init(|| description);
+    }
+
+    /// Counters and records.
+    pub fn stats(&self) -> Value {
+        json!({
+            "ready": self.is_ready(),
+            "draining": *self.draining.borrow(),
+            "connected": self.connected.load(Relaxed),
+            "records": *self.records(),
+            "report": self.make_report(),
+        })
+    }
+
+    fn make_report(&self) -> Value {
+        report(
+            &self.metrics,
+            &Reporter {
+                workload: &self.workload_name,
+                identity: self.id.as_str(),
+                epoch: self.epoch,
+                uptime_s: self.started.elapsed().as_secs(),
+            },
+        )
+    }
+
+    /// Put a parsed record in force.
+    fn apply_record(&self, name: &str, record: Record) -> Result<(), String> {
+        let expected = record_name(&record);
+        if expected != name {
+            return Err(format!("the record is {expected}"));
+        }
+        match record {
+            Record::Service(record) => self.apply_service(&record),
+            Record::Endpoints(record) => {
+                let key = ServiceKey::new(&record.namespace, &record.name);
+                let service = self
+                    .use_service(&key, false)
+                    .ok_or("too many services are in use")?;
+                let previous = service.endpoints();
+                let set = EndpointSet::build(&record, previous.as_deref(), &self.metrics.names)?;
+                service.set_endpoints(set);
+                Ok(())
+            }
+            Record::Workload(record) => {
+                if format!("{}/{}", record.namespace, record.name) != self.workload_name {
+                    return Err(format!("this sidecar serves {}", self.workload_name));
+                }
+                self.inbound.store(Arc::new(InboundPlan::build(&record)));
+                if !self.has_inbound.swap(true, Relaxed) && self.is_ready() {
+                    self.status_changed();
+                }
+                Ok(())
+            }
+            Record::Trust(record) => {
+                tls::Roots::from_pem(&record.roots_pem).map_err(|error| error.to_string())?;
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_service(&self, record: &crate::record::ServiceRecord) -> Result<(), String> {
+        let key = ServiceKey::new(&record.namespace, &record.name);
+        let service = self
+            .use_service(&key, false)
+            .ok_or("too many services are in use")?;
+        let mut build = Build {
+            namespace: &self.settings.workload.namespace,
+            directory: &self.directory,
+            names: &self.metrics.names,
+            added: Vec::new(),
+        };
+        let plan = ServicePlan::build(record, &mut build);
+        for added in build.added {
+            added.last_used_s.store(now_s(), Relaxed);
+            self.ask_for(&added);
+        }
+        service.set_plan(plan?);
+        Ok(())
+    }
+
+    /// Drop services that were not called for a while and that no held route points to.
+    pub fn drop_idle_services(&self) {
+        let now = now_s();
+        let all = self.directory.all();
+        let mut pointed: Vec<Arc<Service>> = Vec::new();
+        for service in &all {
+            if let Some(plan) = service.plan().as_ref() {
+                let tables = plan.ports.iter().filter_map(|port| port.table.as_ref());
+                for backend in tables
+                    .flat_map(|table| &table.rules)
+                    .flat_map(|rule| &rule.backends)
+                {
+                    if !Arc::ptr_eq(&backend.service, service) {
+                        pointed.push(Arc::clone(&backend.service));
+                    }
+                }
+            }
+        }
+        for service in all {
+            let idle = now.saturating_sub(service.last_used_s.load(Relaxed)) >= IDLE_SERVICE_S;
+            let kept = service.declared.load(Relaxed)
+                || pointed.iter().any(|other| Arc::ptr_eq(other, &service));
+            if idle && !kept && self.directory.remove(service.key.as_str()).is_some() {
+                // A service's routes may point to itself: without its plan the circle is open.
+                service.set_absent();
+                for kind in ["service", "endpoints"] {
+                    let name = format!("{kind}/{}", service.key);
+                    self.records().remove(&name);
+                    self.tell(Outgoing::Unsubscribe(name));
+                }
+            }
+        }
+    }
+}
+
+/// The name a record must be sent under.
+fn record_name(record: &Record) -> String {
+    match record {
+        Record::Service(record) => format!("service/{}/{}", record.namespace, record.name),
+        Record::Endpoints(record) => format!("endpoints/{}/{}", record.namespace, record.name),
+        Record::Workload(record) => format!("workload/{}/{}", record.namespace, record.name),
+        Record::Trust(record) => format!("trust/{}", record.domain),
+    }
+}
+
+impl Host for Shared {
+    fn apply(&self, name: &str, version: &str, bytes: &[u8]) -> Result<(), String> {
+        let record = serde_json::from_slice::<Record>(bytes).map_err(|error| error.to_string())?;
+        self.apply_record(name, record)?;
+        self.records().insert(name.to_owned(), version.to_owned());
+        Ok(())
+    }
+
+    fn absent(&self, name: &str) {
+        self.records().remove(name);
+        match name.split_once('/') {
+            Some(("service", key)) => {
+                if let Some(service) = self.directory.get(key) {
+                    service.set_absent();
+                }
+            }
+            Some(("endpoints", key)) => {
+                if let Some(service) = self.directory.get(key) {
+                    service.clear_endpoints();
+                }
+            }
+            // Without its own record a workload keeps the last one: forgetting would open or
+            // close doors that nobody asked for.
+            _ => {}
+        }
+    }
+
+    fn wanted(&self) -> Vec<String> {
+        let mut names = vec![
+            format!("trust/{}", self.settings.trust_domain),
+            format!("workload/{}", self.workload_name),
+        ];
+        for service in self.directory.all() {
+            names.push(format!("service/{}", service.key));
+            names.push(format!("endpoints/{}", service.key));
+        }
+        names
+    }
+
+    fn set_identity(&self, identity: Identity) -> Result<(), String> {
+        if identity.id() != &self.id {
+            return Err(format!(
+                "the certificate is of {}, not {}",
+                identity.id(),
+                self.id
+            ));
+        }
+        let config = |alpn: Alpn| {
+            tls::server_config(&identity, ClientAuth::Required, &[alpn.name()])
+                .map_err(|error| error.to_string())
+        };
+        let configs = [
+            config(Alpn::Http1)?,
+            config(Alpn::Http2)?,
+            config(Alpn::Tcp)?,
+        ];
+        self.server_tls.store(Some(Arc::new(configs)));
+        let first = self.identity.swap(Some(Arc::new(identity))).is_none();
+        self.identity_epoch.fetch_add(1, Relaxed);
+        if first && self.is_ready() {
+            self.status_changed();
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> (bool, bool) {
+        (self.is_ready(), *self.draining.borrow())
+    }
+
+    fn hello(&self) -> Value {
+        json!({
+            "workload": self.description.get(),
+            "pid": std::process::id(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "admin": self.admin.get(),
+        })
+    }
+
+    fn report(&self) -> Option<Vec<u8>> {
+        let report = self.make_report();
+        let edges = report["edges"].to_string();
+        let mut last = self
+            .last_report
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *last == edges {
+            return None;
+        }
+        *last = edges;
+        Some(report.to_string().into_bytes())
+    }
+
+    fn resolve(&self, request: &[u8]) -> Vec<u8> {
+        crate::resolve::resolve(self, request)
+    }
+
+    fn tap(&self, id: u64, filter: &[u8]) -> Result<(), String> {
+        self.taps.start(id, filter)
+    }
+
+    fn untap(&self, id: u64) {
+        self.taps.stop(id);
+    }
+
+    fn connected(&self, connected: bool) {
+        self.connected.store(connected, Relaxed);
+        if connected {
+            self.last_report
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
+        }
+    }
+
+    fn event(&self, event: Value) {
+        let mut events = self.events.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.len() >= EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back(event);
+        self.events.1.notify_one();
+    }
+}
+
+impl Admin for Shared {
+    fn metrics_text(&self) -> String {
+        self.metrics
+            .prometheus(&self.workload_name, self.id.as_str())
+    }
+
+    fn ready(&self) -> bool {
+        self.is_ready()
+    }
+
+    fn held(&self) -> Vec<(String, String)> {
+        self.records()
+            .iter()
+            .map(|(name, version)| (name.clone(), version.clone()))
+            .collect()
+    }
+
+    fn drain(&self) {
+        self.begin_drain();
+    }
+}

@@ -1,0 +1,267 @@
+//! Connections that carry bytes: routed, balanced, authorized and counted as a whole.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+
+use crate::discover;
+use crate::error::{Error, Reason};
+use crate::head::RequestHead;
+use crate::inbound::{App, Caller};
+use crate::observe::metrics::{Direction, Series, SeriesKey};
+use crate::observe::names::NONE;
+use crate::plan::service::{PortPlan, Service};
+use crate::record::{Action, Protocol};
+use crate::steps::authorize::{Call, authorize};
+use crate::steps::limit::try_take;
+use crate::steps::{balance, outlier, route};
+use crate::timer::now_us;
+use crate::upstream::Target;
+use crate::upstream::body::InFlight;
+use crate::upstream::connect::{Alpn, Connected, ConnectionPermit, connect};
+use crate::upstream::stream::Stream;
+use crate::worker::Worker;
+
+/// Bytes buffered in each direction of a connection: all that a slow reader can make us hold.
+pub const BUFFER: usize = 16 * 1024;
+/// Most endpoints tried for one connection.
+const TRIES_MAX: usize = 3;
+
+/// Carry a connection of the application to `service`.
+pub async fn outbound<S>(worker: &Rc<Worker>, service: &Arc<Service>, port: u16, client: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut key = SeriesKey {
+        direction: Direction::Outbound,
+        service: service.name_id,
+        peer: NONE,
+        peer_identity: NONE,
+        route: NONE,
+        protocol: Protocol::Tcp,
+        code: 0,
+        reason: None,
+        mtls: false,
+    };
+    match reach(worker, service, port, &mut key).await {
+        Ok(reached) => {
+            let series = worker
+                .metrics
+                .borrow_mut()
+                .series(key, &worker.shared.metrics);
+            copy(client, reached.stream, series, Direction::Outbound).await;
+        }
+        Err(error) => {
+            key.reason = Some(error.reason);
+            let series = worker
+                .metrics
+                .borrow_mut()
+                .series(key, &worker.shared.metrics);
+            series.opened();
+            series.closed(0);
+        }
+    }
+}
+
+/// A connection to an endpoint and what is held while it lasts.
+struct Reached {
+    stream: Stream,
+    _permit: ConnectionPermit,
+    _in_flight: InFlight,
+}
+
+async fn reach(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    port_number: u16,
+    key: &mut SeriesKey,
+) -> Result<Reached, Error> {
+    let plan = discover::plan(worker, service).await?;
+    let port: &PortPlan = discover::port(service, &plan, port_number)?;
+    let nothing = HeaderMap::new();
+    let head = RequestHead {
+        method: "",
+        path: "",
+        query: None,
+        headers: &nothing,
+    };
+    let rule = route::route(port, &head)?.rule;
+    key.route = rule.name_id;
+    let backend = route::backend(rule)?;
+    let backend_plan = discover::plan(worker, &backend.service).await?;
+    if backend.endpoints().is_none() {
+        discover::endpoints(worker, &backend.service).await;
+    }
+    let endpoints = backend.endpoints().unwrap_or_default();
+    let (traffic, load) = (&backend_plan.traffic, &backend.service.load);
+    let mut tried = Vec::new();
+    let mut failure = Error::new(Reason::NoEndpoint, backend.service.key.as_str());
+    for _ in 0..TRIES_MAX {
+        let picked = balance::pick(
+            &endpoints,
+            traffic.load_balancer,
+            &load.turn,
+            &tried,
+            now_us(),
+        );
+        let Some(endpoint) = picked.filter(|endpoint| !tried.contains(&endpoint.id)) else {
+            break;
+        };
+        tried.push(endpoint.id);
+        key.peer = endpoint.name_id;
+        key.peer_identity = endpoint.identity_id;
+        key.mtls = endpoint.identity.is_some();
+        let Some(address) = endpoint.address(backend.port) else {
+            continue;
+        };
+        if !try_take(&load.connections, traffic.limits.connections) {
+            return Err(Error::new(Reason::PendingLimit, "too many connections"));
+        }
+        let permit = ConnectionPermit(Arc::clone(&backend.service));
+        let target = Target {
+            id: endpoint.id,
+            address,
+            identity: endpoint.identity.clone(),
+            http2: false,
+            connect_timeout: Duration::from_millis(traffic.connect_timeout_ms),
+            limits: None,
+        };
+        let started = now_us();
+        let connected = connect(worker, &target, Alpn::Tcp).await;
+        outlier::observe(
+            endpoint,
+            connected.is_err(),
+            traffic.outlier.as_ref(),
+            &endpoints,
+            now_us(),
+        );
+        match connected {
+            Ok(Connected { stream, .. }) => {
+                endpoint.state.observe(now_us() - started, now_us());
+                let in_flight = InFlight::begin(endpoint);
+                return Ok(Reached {
+                    stream,
+                    _permit: permit,
+                    _in_flight: in_flight,
+                });
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// Carry a connection of another sidecar to the application.
+pub async fn inbound<S>(worker: &Rc<Worker>, app: App, caller: &Caller, peer: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut key = SeriesKey {
+        direction: Direction::Inbound,
+        service: NONE,
+        peer: caller.name_id,
+        peer_identity: caller.identity_id,
+        route: NONE,
+        protocol: Protocol::Tcp,
+        code: 0,
+        reason: None,
+        mtls: caller.id.is_some(),
+    };
+    let call = Call {
+        peer: caller.id.as_ref(),
+        http: None,
+        port: app.port,
+    };
+    let verdict = authorize(&worker.shared.inbound.load(), &call);
+    let connected = match verdict.action {
+        Action::Deny => Err(Error::new(Reason::Denied, "")),
+        Action::Allow => connect(worker, &app.target(), Alpn::Tcp).await,
+    };
+    key.reason = connected.as_ref().err().map(|error| error.reason);
+    let series = worker
+        .metrics
+        .borrow_mut()
+        .series(key, &worker.shared.metrics);
+    match connected {
+        Ok(app) => copy(peer, app.stream, series, Direction::Inbound).await,
+        Err(_) => {
+            series.opened();
+            series.closed(0);
+        }
+    }
+}
+
+/// Copy both ways until both sides have ended, or either broke.
+async fn copy<A>(mut near: A, far: Stream, series: Arc<Series>, direction: Direction)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+{
+    let started = now_us();
+    series.opened();
+    let mut far = Counted {
+        stream: far,
+        series,
+        direction,
+    };
+    // A broken connection is an ordinary end.
+    let _ended = copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER, BUFFER).await;
+    far.series.closed(now_us() - started);
+}
+
+/// Counts bytes as they pass, so that a connection that lives for days is seen.
+struct Counted {
+    stream: Stream,
+    series: Arc<Series>,
+    direction: Direction,
+}
+
+impl Counted {
+    /// The other side of the mesh is the far side when outbound, the near one when inbound.
+    fn count(&self, read: usize, written: usize) {
+        match self.direction {
+            Direction::Outbound => self.series.bytes(read as u64, written as u64),
+            Direction::Inbound => self.series.bytes(written as u64, read as u64),
+        }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.count(buffer.filled().len() - before, 0);
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buffer);
+        if let Poll::Ready(Ok(written)) = &result {
+            self.count(0, *written);
+        }
+        result
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

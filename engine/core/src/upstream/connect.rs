@@ -1,0 +1,130 @@
+//! TCP connect and, between sidecars, the mTLS handshake, within one time limit.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::Target;
+use super::stream::Stream;
+use crate::error::{Error, Reason};
+use crate::plan::service::Service;
+use crate::timer::{now_us, within};
+use crate::tls::{self, SpiffeId};
+use crate::worker::Worker;
+
+/// Share of a certificate's remaining life that a connection may use, percent: new requests
+/// leave it before either certificate ends.
+const CERTIFICATE_SHARE: u64 = 80;
+
+/// What is spoken on a connection between sidecars; also the ALPN name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Bytes.
+    Tcp,
+}
+
+impl Alpn {
+    /// All, in declaration order.
+    pub const ALL: [Alpn; 3] = [Alpn::Http1, Alpn::Http2, Alpn::Tcp];
+
+    /// The name on the wire.
+    pub fn name(self) -> &'static [u8] {
+        match self {
+            Alpn::Http1 => b"http/1.1",
+            Alpn::Http2 => b"h2",
+            Alpn::Tcp => b"tulle-tcp",
+        }
+    }
+}
+
+/// A new connection.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection, handshake done.
+    pub stream: Stream,
+    /// When new requests must leave it, microseconds of the engine's clock; `None`: never.
+    pub expires_us: Option<u64>,
+}
+
+/// A place among a service's connections; given back when dropped.
+#[derive(Debug)]
+pub struct ConnectionPermit(pub std::sync::Arc<Service>);
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.load.connections.fetch_sub(1, Relaxed);
+        self.0.load.freed.notify_one();
+    }
+}
+
+/// Connect to `target`.
+///
+/// # Errors
+/// [`Reason::ConnectFailed`], [`Reason::TlsFailed`] or [`Reason::NoIdentity`].
+pub async fn connect(worker: &Rc<Worker>, target: &Target, alpn: Alpn) -> Result<Connected, Error> {
+    within(target.connect_timeout, connect_now(worker, target, alpn))
+        .await
+        .unwrap_or_else(|| {
+            let limit = target.connect_timeout.as_millis();
+            let detail = format!("no connection to {} within {limit} ms", target.address);
+            Err(Error::new(Reason::ConnectFailed, detail))
+        })
+}
+
+async fn connect_now(worker: &Rc<Worker>, target: &Target, alpn: Alpn) -> Result<Connected, Error> {
+    let failed = |error: io::Error| {
+        Error::new(
+            Reason::ConnectFailed,
+            format!("{}: {error}", target.address),
+        )
+    };
+    let tcp = TcpStream::connect(target.address).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    match &target.identity {
+        None => Ok(Connected {
+            stream: Stream::Plain(tcp),
+            expires_us: None,
+        }),
+        Some(expected) => handshake(worker, target, expected, alpn, tcp).await,
+    }
+}
+
+async fn handshake(
+    worker: &Rc<Worker>,
+    target: &Target,
+    expected: &SpiffeId,
+    alpn: Alpn,
+    tcp: TcpStream,
+) -> Result<Connected, Error> {
+    let failed = |error: String| {
+        Error::new(
+            Reason::TlsFailed,
+            format!("{} as {expected}: {error}", target.address),
+        )
+    };
+    let (config, own_end) = worker.client_tls(expected, alpn)?;
+    let stream = TlsConnector::from(config)
+        .connect(tls::session_name(target.address), tcp)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let now = SystemTime::now();
+    let peer = tls::verified_peer(stream.get_ref().1, now).map_err(|e| failed(e.to_string()))?;
+    let left = peer
+        .not_after
+        .min(own_end)
+        .duration_since(now)
+        .unwrap_or_default();
+    let left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
+    Ok(Connected {
+        stream: Stream::Tls(Box::new(TlsStream::Client(stream))),
+        expires_us: Some(now_us() + left_us / 100 * CERTIFICATE_SHARE),
+    })
+}

@@ -1,0 +1,199 @@
+//! Idle HTTP/1.1 connections of one thread, last in first out, without a task of their own.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::Target;
+use super::connect::{Alpn, ConnectionPermit, connect};
+use super::http1::Http1;
+use crate::error::{Error, Reason};
+use crate::plan::service::Service;
+use crate::record::Limits;
+use crate::steps::limit::try_take;
+use crate::timer::{now_us, within};
+use crate::worker::Worker;
+
+/// Which connections may be used for each other: same endpoint, same port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    id: u64,
+    port: u16,
+}
+
+impl Key {
+    /// The key of a target.
+    pub fn of(target: &Target) -> Key {
+        Key {
+            id: target.id,
+            port: target.address.port(),
+        }
+    }
+}
+
+/// Most idle connections kept per endpoint.
+pub const IDLE_MAX: usize = 256;
+/// How long a connection is kept without use; shorter than the peers' own limit.
+pub const IDLE_TIME: Duration = Duration::from_secs(50);
+
+/// The pool of a thread.
+#[derive(Debug, Default)]
+pub struct Pool {
+    idle: HashMap<Key, Vec<(u64, Http1)>, ahash::RandomState>,
+}
+
+impl Pool {
+    fn pop(&mut self, key: Key) -> Option<Http1> {
+        self.idle
+            .get_mut(&key)?
+            .pop()
+            .map(|(_, connection)| connection)
+    }
+
+    /// Close what was not used for [`IDLE_TIME`].
+    pub fn sweep(&mut self) {
+        let oldest = now_us().saturating_sub(IDLE_TIME.as_micros() as u64);
+        self.idle.retain(|_, connections| {
+            connections.retain(|(since_us, _)| *since_us > oldest);
+            !connections.is_empty()
+        });
+    }
+
+    /// Close all.
+    pub fn clear(&mut self) {
+        self.idle.clear();
+    }
+
+    /// Number of idle connections.
+    pub fn len(&self) -> usize {
+        self.idle.values().map(Vec::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Keep a connection for later; the oldest goes when there are too many.
+pub fn check_in(worker: &Rc<Worker>, key: Key, connection: Http1) {
+    let mut pool = worker.pool.borrow_mut();
+    let connections = pool.idle.entry(key).or_default();
+    if connections.len() >= IDLE_MAX {
+        connections.remove(0);
+    }
+    connections.push((now_us(), connection));
+}
+
+/// A connection to `target`: an idle one, or a new one within the service's limits. `true`: it
+/// is new.
+///
+/// # Errors
+/// As [`connect`], and [`Reason::PendingLimit`] when too many wait, or waited too long.
+pub async fn checkout(worker: &Rc<Worker>, target: &Target) -> Result<(Http1, bool), Error> {
+    let key = Key::of(target);
+    if let Some(connection) = take_idle(worker, key).await {
+        return Ok((connection, false));
+    }
+    let permit = match &target.limits {
+        None => None,
+        Some((service, limits)) if try_take(&service.load.connections, limits.connections) => {
+            Some(ConnectionPermit(Arc::clone(service)))
+        }
+        Some((service, limits)) => match wait(worker, target, service, limits).await? {
+            Place::Idle(connection) => return Ok((*connection, false)),
+            Place::New(permit) => Some(permit),
+        },
+    };
+    let connected = connect(worker, target, Alpn::Http1).await?;
+    Ok((Http1::start(connected, key, permit).await?, true))
+}
+
+async fn take_idle(worker: &Rc<Worker>, key: Key) -> Option<Http1> {
+    std::future::poll_fn(|cx| {
+        loop {
+            let popped = worker.pool.borrow_mut().pop(key);
+            match popped {
+                Some(mut connection) => {
+                    if connection.is_usable(cx) {
+                        return std::task::Poll::Ready(Some(connection));
+                    }
+                }
+                None => return std::task::Poll::Ready(None),
+            }
+        }
+    })
+    .await
+}
+
+enum Place {
+    Idle(Box<Http1>),
+    New(ConnectionPermit),
+}
+
+/// Wait until a connection is returned or closed, as one of at most `limits.pending`.
+async fn wait(
+    worker: &Rc<Worker>,
+    target: &Target,
+    service: &Arc<Service>,
+    limits: &Limits,
+) -> Result<Place, Error> {
+    if !try_take(&service.load.pending, limits.pending) {
+        let detail = format!(
+            "{} requests wait for a connection to {}",
+            limits.pending, service.key
+        );
+        return Err(Error::new(Reason::PendingLimit, detail));
+    }
+    let _waiting = Waiting(service);
+    let key = Key::of(target);
+    let place = async {
+        loop {
+            let freed = service.load.freed.notified();
+            if let Some(connection) = take_idle(worker, key).await {
+                return Place::Idle(Box::new(connection));
+            }
+            if try_take(&service.load.connections, limits.connections) {
+                return Place::New(ConnectionPermit(Arc::clone(service)));
+            }
+            // All connections may be idle at other endpoints: one of them makes room.
+            if !worker.pool.borrow_mut().drop_one_of(service) {
+                freed.await;
+            }
+        }
+    };
+    within(target.connect_timeout, place).await.ok_or_else(|| {
+        let limit = target.connect_timeout.as_millis();
+        let detail = format!(
+            "no connection to {} became free within {limit} ms",
+            service.key
+        );
+        Error::new(Reason::PendingLimit, detail)
+    })
+}
+
+struct Waiting<'a>(&'a Arc<Service>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.load.pending.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Pool {
+    /// Close one idle connection of `service`; `false`: there is none on this thread.
+    fn drop_one_of(&mut self, service: &Arc<Service>) -> bool {
+        for connections in self.idle.values_mut() {
+            if let Some(at) = connections
+                .iter()
+                .position(|(_, one)| one.belongs_to(service))
+            {
+                connections.remove(at);
+                return true;
+            }
+        }
+        false
+    }
+}

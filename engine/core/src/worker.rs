@@ -1,0 +1,119 @@
+//! What one request thread owns: its pools, its TLS configs, its metric cells. No locks.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
+
+use rustls::ClientConfig;
+
+use crate::error::{Error, Reason};
+use crate::observe::metrics::ThreadMetrics;
+use crate::plan::service::Service;
+use crate::shared::Shared;
+use crate::tls::{self, SpiffeId};
+use crate::upstream::connect::Alpn;
+use crate::upstream::http2::Connections;
+use crate::upstream::pool::Pool;
+
+/// Most hosts whose service is remembered.
+const HOSTS_MAX: usize = 1024;
+/// Most TLS configs, one per peer identity and protocol.
+const TLS_CONFIGS_MAX: usize = 1024;
+/// How often idle connections are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The state of a request thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Counters.
+    pub metrics: RefCell<ThreadMetrics>,
+    /// Idle HTTP/1.1 connections.
+    pub pool: RefCell<Pool>,
+    /// HTTP/2 connections.
+    pub http2: Connections,
+    hosts: RefCell<HashMap<Box<str>, (Arc<Service>, u16), ahash::RandomState>>,
+    tls: RefCell<TlsConfigs>,
+}
+
+#[derive(Debug, Default)]
+struct TlsConfigs {
+    epoch: u64,
+    configs: HashMap<(SpiffeId, Alpn), Arc<ClientConfig>, ahash::RandomState>,
+}
+
+impl Worker {
+    /// A thread's state; must be called inside its runtime.
+    pub fn new(shared: Arc<Shared>) -> Rc<Worker> {
+        let worker = Rc::new(Worker {
+            shared,
+            metrics: RefCell::default(),
+            pool: RefCell::default(),
+            http2: Connections::default(),
+            hosts: RefCell::default(),
+            tls: RefCell::default(),
+        });
+        let weak = Rc::downgrade(&worker);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                let Some(worker) = weak.upgrade() else { return };
+                worker.pool.borrow_mut().sweep();
+                worker.http2.sweep();
+            }
+        });
+        worker
+    }
+
+    /// The service and port that a host was found to mean.
+    pub fn known_host(&self, host: &str) -> Option<(Arc<Service>, u16)> {
+        let mut hosts = self.hosts.borrow_mut();
+        let (service, port) = hosts.get(host)?;
+        if service.retired.load(Relaxed) {
+            hosts.remove(host);
+            return None;
+        }
+        Some((Arc::clone(service), *port))
+    }
+
+    /// Remember what a host means.
+    pub fn remember_host(&self, host: &str, service: &Arc<Service>, port: u16) {
+        let mut hosts = self.hosts.borrow_mut();
+        if hosts.len() >= HOSTS_MAX {
+            hosts.clear();
+        }
+        hosts.insert(host.into(), (Arc::clone(service), port));
+    }
+
+    /// The TLS config for a peer, and when our own certificate ends.
+    ///
+    /// # Errors
+    /// [`Reason::NoIdentity`] before the sidecar has joined.
+    pub fn client_tls(
+        &self,
+        expected: &SpiffeId,
+        alpn: Alpn,
+    ) -> Result<(Arc<ClientConfig>, SystemTime), Error> {
+        let no_identity = || Error::new(Reason::NoIdentity, "this sidecar has no certificate yet");
+        let identity = self.shared.identity().ok_or_else(no_identity)?;
+        let mut held = self.tls.borrow_mut();
+        let epoch = self.shared.identity_epoch();
+        if held.epoch != epoch || held.configs.len() >= TLS_CONFIGS_MAX {
+            held.configs.clear();
+            held.epoch = epoch;
+        }
+        let key = (expected.clone(), alpn);
+        if let Some(config) = held.configs.get(&key) {
+            return Ok((Arc::clone(config), identity.not_after()));
+        }
+        let config =
+            tls::client_config(Some(&identity), identity.roots(), expected, &[alpn.name()])
+                .map_err(|error| Error::new(Reason::TlsFailed, error.to_string()))?;
+        held.configs.insert(key, Arc::clone(&config));
+        Ok((config, identity.not_after()))
+    }
+}
