@@ -1,0 +1,1 @@
+"""The commands of ``tulle``, one module each; every module has one ``command``."""

@@ -1,0 +1,110 @@
+"""Questions to sidecars: what would happen to this request, decided by the engine itself."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tulle.control.bounds import TooMany
+from tulle.errors import NotFound, TimedOut, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tulle.control.hub import Hub
+    from tulle.control.peers import Peer
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedRequest:
+    """The request that is asked about."""
+
+    service: str
+    """`namespace/name`."""
+
+    port: int
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+
+    def body(self, direction: str, principal: str | None) -> dict[str, Any]:
+        """The question as a sidecar takes it; *principal* is the caller's at its destination."""
+        return {
+            "direction": direction,
+            "service": self.service,
+            "port": self.port,
+            "method": self.method,
+            "path": self.path,
+            "headers": [list(header) for header in self.headers],
+            "principal": principal,
+        }
+
+
+class Resolver:
+    """Sends questions and matches the answers to them."""
+
+    def __init__(self, hub: Hub, resolves_max: int, timeout_s: float) -> None:
+        self._hub = hub
+        self._resolves_max = resolves_max
+        self._timeout_s = timeout_s
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    async def resolve(
+        self, request: DescribedRequest, caller: Peer, destinations: Sequence[Peer]
+    ) -> dict[str, Any]:
+        """Ask the caller's sidecar, then for a request that it forwards a destination's.
+
+        *destinations* are the connected workloads of the service; without any,
+        the caller's answer is all there is.
+
+        Raises:
+            TimedOut: a sidecar did not answer in time.
+            Unreachable: a sidecar went away.
+            TooMany: too many questions are open.
+        """
+        outbound = await self._ask(caller, request.body("outbound", None))
+        if outbound["outcome"] != "forward" or not destinations:
+            return outbound
+        principal = caller.identity.removeprefix("spiffe://")
+        inbound = await self._ask(destinations[0], request.body("inbound", principal))
+        return {**inbound, "steps": [*outbound["steps"], *inbound["steps"]]}
+
+    def answered(self, question_id: int, result: dict[str, Any]) -> None:
+        """Take a sidecar's answer; one that comes too late is dropped."""
+        waiting = self._waiting.get(question_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(result)
+
+    async def _ask(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+        if len(self._waiting) >= self._resolves_max:
+            raise TooMany(f"{self._resolves_max} questions wait for sidecars; try again")
+        question_id = next(self._ids)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[question_id] = answer
+        try:
+            body = json.dumps({"id": question_id, "request": request}).encode()
+            if not self._hub.send(peer.id, "resolve", body):
+                raise Unreachable(f"the sidecar of {peer.workload.key} has just gone away")
+            async with asyncio.timeout(self._timeout_s):
+                return await answer
+        except TimeoutError as error:
+            raise TimedOut(
+                f"the sidecar of {peer.workload.key} did not answer in {self._timeout_s:g} s"
+            ) from error
+        finally:
+            del self._waiting[question_id]
+
+
+def caller_peer(name: str, candidates: Sequence[Peer]) -> Peer:
+    """The sidecar to ask for callers of *name*, a workload or a service.
+
+    Raises:
+        NotFound: none of it is connected.
+    """
+    if not candidates:
+        raise NotFound(f"no connected workload is, or belongs to, '{name}'")
+    return candidates[0]

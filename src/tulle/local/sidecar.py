@@ -1,0 +1,186 @@
+"""Keep the sidecar of one replica running, and know what it says."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tulle
+from tulle.errors import TulleError
+from tulle.local.backoff import Backoff
+from tulle.local.child import Child, Launch, start
+from tulle.local.output import LogFile
+from tulle.local.paths import Home
+from tulle.local.plan import DRAIN_SECONDS, Replica, sidecar_settings
+from tulle.local.plane import Plane
+from tulle.local.ports import Ports
+
+ROOT = str(Path(tulle.__file__).parents[1])
+BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.launch import main; main({args})"
+
+STOP_SECONDS = DRAIN_SECONDS + 2.0
+
+Event = Mapping[str, Any]
+
+
+def host_command(settings: Path, token_fd: int) -> list[str]:
+    """Return the command line of a sidecar: a bare interpreter, without the CLI before it."""
+    boot = BOOT.format(root=ROOT, args=f"{str(settings)!r}, {token_fd}")
+    return [sys.executable, "-I", "-S", "-c", boot]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalMesh:
+    """What every sidecar of one run shares."""
+
+    home: Home
+    ports: Ports
+    plane: Plane
+    plane_ready: asyncio.Event
+    hub: str
+    """Where sidecars reach the control plane; the same address over its restarts."""
+    run: str
+    """The id that marks all processes of this run."""
+    settings: Mapping[str, str]
+    """`trust_domain` and `access_log`."""
+
+
+class Sidecar:
+    """The sidecar of one replica, started again whenever it ends."""
+
+    def __init__(
+        self, replica: Replica, mesh: LocalMesh, on_event: Callable[[Event], None]
+    ) -> None:
+        """Prepare; `keep` starts it. *on_event* gets what it says."""
+        self.wanted = asyncio.Event()
+        """While it is not set, a sidecar that has ended stays so."""
+        self.wanted.set()
+        self.listening = asyncio.Event()
+        self.joined = asyncio.Event()
+        self.addresses: dict[str, Any] = {}
+        self.child: Child | None = None
+        self.error: str | None = None
+        self._replica = replica
+        self._mesh = mesh
+        self._on_event = on_event
+        self._has_joined = False
+        self._asked = False
+        self._listen: dict[str, int] = {}
+        self._log = LogFile(mesh.home.logs / f"{replica.name}.sidecar.log")
+
+    async def keep(self) -> None:
+        """Run the sidecar until cancelled."""
+        backoff = Backoff()
+        while True:
+            await self.wanted.wait()
+            began = time.monotonic()
+            self._write_settings()
+            reader, writer = os.pipe()
+            try:
+                self.child = start(self._launch(reader), self._on_line)
+            finally:
+                os.close(reader)
+            token = asyncio.ensure_future(self._hand_token(writer))
+            try:
+                code = await self.child.wait()
+            finally:
+                token.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await token
+            self.listening.clear()
+            self.joined.clear()
+            self._move_busy_ports()
+            if self._asked:
+                self._asked = False
+                backoff.reset()
+                continue
+            reason = self.error or f"its sidecar exited with code {code}"
+            self._on_event({"event": "sidecar-ended", "error": reason})
+            await asyncio.sleep(backoff.next_delay(time.monotonic() - began))
+
+    async def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
+        """Let it drain and end; kill it after the grace. `keep` starts another one."""
+        if self.child is not None and self.child.running:
+            self._asked = True
+            await self.child.stop(grace_seconds)
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
+    def _launch(self, reader: int) -> Launch:
+        name = f"{self._replica.name}.sidecar"
+        settings = self._mesh.home.sidecar(self._replica.name) / "settings.json"
+        return Launch(
+            name=name,
+            command=host_command(settings, reader),
+            environment=dict(os.environ),
+            directory=self._mesh.home.directory,
+            run=self._mesh.run,
+            pass_fds=(reader,),
+        )
+
+    def _write_settings(self) -> None:
+        names = ["proxy", "admin", *(f"outbound/{n}" for n in range(len(self._replica.outbound)))]
+        if self._replica.workload_port is not None:
+            names.append("inbound")
+        for name in names:
+            if name not in self._listen:
+                self._listen[name] = self._mesh.ports.take(f"{self._replica.name} {name}")
+        settings = sidecar_settings(
+            self._replica, self._mesh.home, self._mesh.hub, self._listen, self._mesh.settings
+        )
+        folder = self._mesh.home.sidecar(self._replica.name)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "settings.json").write_text(json.dumps(settings, indent=1))
+
+    def _move_busy_ports(self) -> None:
+        """Choose again where somebody else listens by now; the app learns it by a restart."""
+        for name, port in list(self._listen.items()):
+            self._mesh.ports.give_back(port)
+            self._listen[name] = self._mesh.ports.take(f"{self._replica.name} {name}")
+
+    async def _hand_token(self, writer: int) -> None:
+        """Write a token into the pipe as soon as there is one; nothing for a known sidecar."""
+        try:
+            while not (self._has_joined and not self._mesh.plane_ready.is_set()):
+                await self._mesh.plane_ready.wait()
+                try:
+                    token = await asyncio.to_thread(
+                        self._mesh.plane.new_token,
+                        self._replica.namespace,
+                        self._replica.service_account,
+                    )
+                except TulleError as error:
+                    self._on_event({"event": "no-token", "error": str(error)})
+                    await asyncio.sleep(1)
+                    continue
+                with contextlib.suppress(BrokenPipeError):  # it ended; `keep` sees that too
+                    os.write(writer, token.encode())
+                return
+        finally:
+            os.close(writer)
+
+    def _on_line(self, line: str) -> None:
+        self._log.write(line)
+        try:
+            event = json.loads(line)
+        except ValueError:  # a traceback, or something else that is not an event
+            return
+        match event.get("event"):
+            case "listening":
+                self.addresses = event["addresses"]
+                self.listening.set()
+            case "joined":
+                self._has_joined = True
+                self.error = None
+                self.joined.set()
+            case "failed":
+                self.error = event["error"]
+        self._on_event(event)

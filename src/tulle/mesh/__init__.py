@@ -1,0 +1,1 @@
+"""All resources at one revision: the store that keeps them and the Mesh that relates them."""

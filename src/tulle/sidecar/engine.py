@@ -1,0 +1,5 @@
+"""The host's only door to the engine."""
+
+from tulle._engine import Engine, EngineError
+
+__all__ = ["Engine", "EngineError"]

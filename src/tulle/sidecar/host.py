@@ -1,0 +1,123 @@
+"""The sidecar's process: hand the engine its settings and its token, then wait.
+
+settings → engine (listeners bound) → sidecar.json → token → join → start → events
+
+The engine does all of the work, on its own threads. Python has two: this one waits for signals,
+the other for the engine's events, which it prints as they are, one JSON object per line. JSON is
+passed on and never read here: its parser, asyncio, logging and threading would each cost more
+memory than the host itself (docs/decisions).
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+
+from tulle.sidecar.engine import Engine, EngineError
+
+TYPE_CHECKING = False  # what type checkers take for true, without the module typing
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+JOIN_SECONDS = 10.0
+"""How long one attempt to join may take; whoever started the sidecar starts it again."""
+
+EVENT_WAIT_MS = 60_000
+"""How long to wait for an event before waiting again; no work is done in between."""
+
+TOKEN_BYTES_MAX = 4096
+STDOUT = 1
+
+
+def main(settings: str, state_dir: str, roots: str, token_fd: int) -> None:
+    """Run until a signal or the engine's end.
+
+    *settings* is the file of the engine's settings, *roots* the file of certificates to trust
+    before joining ("" if joining is done), *token_fd* what to read the token from, -1 for none.
+    """
+    # Blocked before the engine makes its threads, which inherit it: only sigwait gets them.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        engine = Engine(_read(settings))
+    except EngineError as error:
+        _fail(error)
+    addresses = engine.addresses()
+    known = b'"pid":%d,"addresses":%s}' % (os.getpid(), addresses)
+    _write(f"{state_dir}/sidecar.json", b"{" + known)
+    emit(b'{"event":"listening",' + known)
+    started = _thread.allocate_lock()
+    _thread.start_new_thread(_serve, (engine, roots, token_fd, started))
+    signal.sigwait(signals)
+    if started.locked():  # else there is nothing to drain: it never took a connection
+        emit(b'{"event":"draining"}')
+        engine.drain()
+        signal.sigwait(signals)
+    engine.stop()
+    os._exit(0)
+
+
+def _serve(engine: Engine, roots: str, token_fd: int, started: _thread.LockType) -> NoReturn:
+    """Join, start (which takes *started*), and print events until the engine has drained."""
+    try:
+        token = _read_token(token_fd)
+        how = engine.join(token, _read(roots).decode() if roots else None, JOIN_SECONDS)
+        emit(b'{"event":"joined","how":"%s"}' % how.encode())
+        engine.start()
+        started.acquire()
+        while True:
+            event = engine.next_event(EVENT_WAIT_MS)
+            if event is None:
+                continue
+            emit(event)
+            if b'"drained"' in event:
+                engine.stop()
+                os._exit(0)
+    except (EngineError, OSError) as error:
+        _fail(error)
+
+
+def emit(event: bytes) -> None:
+    """Print one event; without a reader nobody misses it."""
+    try:
+        os.write(STDOUT, event + b"\n")
+    except BrokenPipeError:
+        return
+
+
+def _read_token(descriptor: int) -> str | None:
+    """Read the token, once, up to the end of *descriptor*; None for an empty one."""
+    if descriptor < 0:
+        return None
+    token = b""
+    while len(token) < TOKEN_BYTES_MAX and (part := os.read(descriptor, TOKEN_BYTES_MAX)):
+        token += part
+    os.close(descriptor)
+    return token.strip().decode() or None
+
+
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, data: bytes) -> None:
+    """Replace the file at *path*, so that a reader sees the old or the new one, never a part."""
+    temporary = f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, path)  # noqa: PTH104  # pathlib is not worth its memory here
+
+
+def _fail(error: Exception) -> NoReturn:
+    import json  # noqa: PLC0415  # this process ends; a running one never pays for it
+
+    emit(json.dumps({"event": "failed", "error": str(error)}).encode())
+    os._exit(1)

@@ -1,0 +1,122 @@
+"""From a settings file to a running host: ports kept from the last run, then a lean interpreter.
+
+The host must not hold what its preparation needed, so the preparation replaces its own process:
+`python -I -S`, no site packages, one folder on the path beside the standard library.
+"""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tulle.errors import SettingsError
+
+ENGINE_FILE = "engine.json"
+SIDECAR_FILE = "sidecar.json"
+BOOT = "import sys; sys.path.append({root!r}); from {module} import main; main({arguments})"
+ROOT = str(Path(__file__).parents[2])
+
+
+def host_command(settings: Path, token_fd: int | None) -> list[str]:
+    """Return the command line of a sidecar process for *settings*."""
+    boot = BOOT.format(
+        root=ROOT,
+        module="tulle.sidecar.launch",
+        arguments=f"{str(settings)!r}, {token_fd}",
+    )
+    return [sys.executable, "-I", "-S", "-c", boot]
+
+
+def exec_host(
+    settings: Path, token_fd: int | None = None, token_file: Path | None = None
+) -> NoReturn:
+    """Replace this process by the host of *settings*.
+
+    The token comes from the inherited descriptor *token_fd* or from *token_file*; without either
+    the sidecar starts with the identity it has kept.
+
+    Raises:
+        SettingsError: a file cannot be read, or the settings lack what every sidecar needs.
+    """
+    try:
+        if token_file is not None:
+            token_fd = os.open(token_file, os.O_RDONLY)
+        given = json.loads(settings.read_bytes())
+        state_dir = Path(given["state_dir"])
+        roots = given.pop("roots_pem_path")
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for change in keep_ports(given, state_dir):
+            sys.stdout.write(f"{json.dumps(change)}\n")
+        engine_file = state_dir / ENGINE_FILE
+        engine_file.write_text(json.dumps(given))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f'"{settings}": {error}') from None
+    except (KeyError, TypeError) as error:
+        raise SettingsError(
+            f'"{settings}": {error} is missing; a sidecar needs state_dir and roots_pem_path'
+        ) from None
+    sys.stdout.flush()
+    token = -1 if token_fd is None else token_fd
+    if token >= 0:
+        os.set_inheritable(token, True)
+    boot = BOOT.format(
+        root=ROOT,
+        module="tulle.sidecar.host",
+        arguments=f"{str(engine_file)!r}, {str(state_dir)!r}, {roots or ''!r}, {token}",
+    )
+    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", boot])  # noqa: S606
+
+
+def main(settings: str, token_fd: int | None) -> None:
+    """Do what `exec_host` does; print what is wrong as an event."""
+    try:
+        exec_host(Path(settings), token_fd)
+    except SettingsError as error:
+        sys.stdout.write(f"{json.dumps({'event': 'failed', 'error': str(error)})}\n")
+        sys.exit(1)
+
+
+def keep_ports(settings: dict[str, Any], state_dir: Path) -> list[dict[str, Any]]:
+    """Put the ports of the last run where *settings* leave the choice to the system.
+
+    Return an event for each that somebody else holds by now.
+    """
+    try:
+        last = json.loads((state_dir / SIDECAR_FILE).read_bytes())["addresses"]
+    except (OSError, ValueError, KeyError):  # a first run, or one that was cut off
+        return []
+    changes = []
+    listeners = [
+        (settings, "proxy_listen", last["proxy"], "proxy"),
+        (settings, "admin_listen", last["admin"], "admin"),
+    ]
+    for one in settings["inbound"]:
+        held = [old["listen"] for old in last["inbound"] if old["port"] == one["port"]]
+        listeners += [(one, "listen", address, f"inbound {one['port']}") for address in held]
+    for one in settings["outbound"]:
+        key = (one["service"], one["port"])
+        held = [old["listen"] for old in last["outbound"] if (old["service"], old["port"]) == key]
+        listeners += [(one, "listen", address, f"outbound {one['service']}") for address in held]
+    for holder, field, address, listener in listeners:
+        wanted = holder[field]
+        if address is None or wanted is None or not wanted.endswith(":0"):
+            continue
+        if _is_free(address):
+            holder[field] = address
+        else:
+            changes.append({"event": "port-changed", "listener": listener, "was": address})
+    return changes
+
+
+def _is_free(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,47 @@
+"""The hub's thread: events arrive in order and in batches, and a dead hub is told of."""
+
+import asyncio
+
+from tests.control.fake_hub import FakeHub
+from tulle.control.hub import HubLoop
+
+
+def run(scene):
+    return asyncio.run(asyncio.wait_for(scene, 10))
+
+
+def test_events_arrive_in_order():
+    async def scene():
+        hub, seen, done = FakeHub(), [], asyncio.Event()
+
+        def handle(events):
+            seen.extend(event.body["number"] for event in events)
+            if len(seen) == 1000:
+                done.set()
+
+        loop = HubLoop(hub, handle, lambda error: done.set())
+        for number in range(1000):
+            hub.emit("ack", number=number)
+        loop.start()
+        await done.wait()
+        await loop.stop()
+        return seen
+
+    assert run(scene()) == list(range(1000))
+
+
+def test_a_handler_that_fails_is_told_of():
+    async def scene():
+        hub, failed = FakeHub(), asyncio.get_running_loop().create_future()
+
+        def handle(events):
+            raise RuntimeError("broken")
+
+        loop = HubLoop(hub, handle, failed.set_result)
+        hub.emit("ack", number=1)
+        loop.start()
+        error = await failed
+        await loop.stop()
+        return error
+
+    assert str(run(scene())) == "broken"

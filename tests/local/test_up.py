@@ -1,0 +1,307 @@
+"""`tulle up` with everything real: control plane, sidecars, programs."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tulle.errors import NotFound, StartError, Unreachable
+from tulle.local import remote
+from tulle.local.logs import read_logs
+from tulle.local.status import AppStatus
+from tulle.local.up import UpOptions, up_detached
+
+pytestmark = pytest.mark.e2e
+
+Eventually = Callable[[Callable[[], Any], str], Any]
+
+HELLO = """
+  hello:
+    command: python3 -m http.server $PORT --bind 127.0.0.1
+    replicas: 2
+    readiness: {http: /}
+"""
+
+CALLER = """
+  caller:
+    command: >
+      python3 -u -c "
+      import time, urllib.request
+      while True:
+          print('answered', urllib.request.urlopen('http://hello/').status)
+          time.sleep(0.05)"
+    service: null
+    dependsOn: [hello]
+"""
+
+
+class Running:
+    """A project in a folder of its own, stopped at the end of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / ".tulle"
+
+    def write(self, apps: str, **files: str) -> UpOptions:
+        for name, text in files.items():
+            (self.folder / f"{name}.yaml").write_text(text)
+        head = "resources: .\n" if files else ""
+        text = f"{head.replace(' .', f' [{next(iter(files), None)}.yaml]')}apps:{apps}"
+        (self.folder / "tulle.yaml").write_text(text)
+        return UpOptions(project=self.folder / "tulle.yaml", home=self.home)
+
+    def up(self, apps: str, **files: str) -> dict[str, AppStatus]:
+        return {one.name: one for one in up_detached(self.write(apps, **files), 30)}
+
+    def status(self, name: str) -> AppStatus:
+        return next(one for one in remote.status(self.home) if one.name == name)
+
+    def pids(self) -> list[int]:
+        found = remote.status(self.home)
+        runner = json.loads((self.home / "up.json").read_text())["pid"]
+        pids = [pid for one in found for pid in (one.pid, one.sidecar_pid) if pid]
+        return [*pids, runner]
+
+    def lines(self, name: str) -> list[str]:
+        return [line.text for line in read_logs(self.home, [name])]
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and not is_zombie(pid)]
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path)
+    yield running
+    remote.down(running.home)
+
+
+def test_programs_call_each_other_by_name_and_down_leaves_nothing(
+    project: Running, eventually: Eventually
+) -> None:
+    found = project.up(HELLO + CALLER)
+
+    assert {name: one.state for name, one in found.items()} == {
+        "control-plane": "ready",
+        "hello-1": "ready",
+        "hello-2": "ready",
+        "caller-1": "running",
+    }
+    eventually(lambda: project.lines("caller").count("answered 200") > 5, "calls are answered")
+    pids = project.pids()
+    assert len(alive(pids)) == 8
+
+    assert remote.down(project.home) is True
+    eventually(lambda: not alive(pids), "all processes have ended")
+    assert remote.down(project.home) is False
+    with pytest.raises(Unreachable, match="tulle up"):
+        remote.status(project.home)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_however_the_runner_ends_no_process_is_left(
+    project: Running, eventually: Eventually, number: int
+) -> None:
+    project.up(HELLO + CALLER)
+    pids = project.pids()
+
+    os.kill(pids[-1], number)
+
+    eventually(lambda: not alive(pids), "all processes have ended")
+    assert project.up(HELLO)["hello-1"].state == "ready"
+
+
+def test_what_cannot_run_is_named_with_what_to_do(project: Running) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        project.up(
+            "\n  missing: {command: [no-such-program]}"
+            "\n  shell: {command: no-such-program --flag}"
+            f"\n  busy: {{command: sleep 100, port: {port}}}"
+            "\n  crash: {command: 'echo the reason; exit 3', service: null}"
+        )
+
+        reasons = {name: project.status(f"{name}-1").reason for name in ("missing", "busy")}
+
+    assert reasons["missing"] is not None
+    assert reasons["busy"] is not None
+    assert 'command "no-such-program" not found; install it' in reasons["missing"]
+    assert "tulle.yaml:2" in reasons["missing"]
+    assert f"port {port} is in use by process {os.getpid()}" in reasons["busy"]
+
+
+def test_a_crashed_program_is_started_again_ever_more_slowly(
+    project: Running, eventually: Eventually
+) -> None:
+    project.up(HELLO + "\n  crash: {command: 'echo the reason; exit 3', service: null}\n")
+
+    crashed = eventually(
+        lambda: (one := project.status("crash-1")).restarts >= 3 and one, "it is restarted"
+    )
+
+    assert crashed.state in {"backoff", "running"}
+    words = (project.home / "logs" / "up.out").read_text()
+    assert "crash-1 exited with code 3" in words
+    assert "restart 1 in 0.2 s" in words
+    assert "restart 3 in 0.8 s" in words
+    assert "  the reason" in words
+
+
+def test_an_app_waits_for_what_it_depends_on(project: Running, eventually: Eventually) -> None:
+    options = project.write(
+        "\n  late: {command: 'sleep 2; exec python3 -m http.server $PORT --bind 127.0.0.1'}"
+        "\n  caller: {command: 'echo started; sleep 100', service: null, dependsOn: [late]}\n"
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "tulle", "up"],
+        cwd=options.project.parent,
+        stdout=subprocess.DEVNULL,
+    )
+
+    def waits() -> bool:
+        try:
+            return project.status("caller-1").reason == "for late"
+        except (Unreachable, StopIteration):
+            return False
+
+    eventually(waits, "the caller waits")
+    assert project.lines("caller") == []
+    eventually(lambda: project.lines("caller") == ["started"], "the caller is started")
+    assert project.status("late-1").state == "ready"
+    runner.send_signal(signal.SIGINT)
+    assert runner.wait(15) == 0
+
+
+def test_a_restart_takes_one_replica_after_the_other_and_loses_no_call(
+    project: Running, eventually: Eventually
+) -> None:
+    before = project.up(HELLO + CALLER)
+    eventually(lambda: project.lines("caller"), "calls are answered")
+
+    assert remote.restart(project.home, ["hello"]) == ["hello-1", "hello-2"]
+    with pytest.raises(NotFound, match='no app "helo" is running; did you mean "hello"'):
+        remote.restart(project.home, ["helo"])
+
+    after = {one.name: one for one in remote.status(project.home)}
+    assert after["hello-1"].pid != before["hello-1"].pid
+    assert after["hello-1"].ports == before["hello-1"].ports
+    assert after["caller-1"].restarts == 0
+    assert set(project.lines("caller")) == {"answered 200"}
+
+
+def test_a_killed_control_plane_comes_back_and_calls_go_on(
+    project: Running, eventually: Eventually
+) -> None:
+    killed = project.up(HELLO + CALLER)["control-plane"].pid
+    assert killed is not None
+    eventually(lambda: project.lines("caller"), "calls are answered")
+
+    os.kill(killed, signal.SIGKILL)
+
+    eventually(lambda: project.status("control-plane").restarts == 1, "its end is seen")
+    eventually(lambda: project.status("control-plane").state == "ready", "it is back")
+    count = len(project.lines("caller"))
+    eventually(lambda: len(project.lines("caller")) > count + 5, "calls go on")
+    assert set(project.lines("caller")) == {"answered 200"}
+
+
+def test_a_killed_sidecar_comes_back_at_the_same_addresses(
+    project: Running, eventually: Eventually
+) -> None:
+    before = project.up(HELLO + CALLER)["caller-1"]
+    told = project.home / "sidecars" / "caller-1" / "sidecar.json"
+    addresses = json.loads(told.read_text())["addresses"]
+    assert before.sidecar_pid is not None
+
+    os.kill(before.sidecar_pid, signal.SIGKILL)
+
+    eventually(
+        lambda: project.status("caller-1").sidecar_pid not in (None, before.sidecar_pid),
+        "another sidecar runs",
+    )
+    eventually(lambda: json.loads(told.read_text())["pid"] != before.sidecar_pid, "it listens")
+    assert json.loads(told.read_text())["addresses"] == addresses
+    count = len(project.lines("caller"))
+    eventually(lambda: len(project.lines("caller")) > count + 5, "calls go on")
+
+
+def test_a_second_runner_is_refused(project: Running) -> None:
+    project.up(HELLO)
+
+    with pytest.raises(StartError, match="is running already; see: tulle ps"):
+        up_detached(project.write(HELLO))
+
+
+def test_wrong_resources_stop_the_start_and_nothing_is_left(project: Running) -> None:
+    route = (
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n"
+        "metadata: {name: hello}\nspec: {parentRef: []}\n"
+    )
+    with pytest.raises(StartError, match="parentRef"):
+        project.up(HELLO, routes=route)
+    assert remote.down(project.home) is False
+
+
+RUNS = [(["sh", "-c", "exit 3"], 3), (["sh", "-c", "kill -9 $$"], 137), (["no-such-program"], 1)]
+
+
+@pytest.mark.parametrize(("command", "code"), RUNS, ids=["code", "signal", "missing"])
+def test_run_ends_with_the_code_of_its_program(
+    tmp_path: Path, command: list[str], code: int
+) -> None:
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tulle",
+            "run",
+            "--service",
+            "one",
+            "--port",
+            "9217",
+            "--",
+            *command,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "TULLE_HOME": str(tmp_path / ".tulle")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == code, ended.stderr
+    if code == 3:
+        assert "meshed as spiffe://tulle.local/ns/default/sa/one; outbound http://" in ended.stderr
+    if command == ["no-such-program"]:
+        assert 'command "no-such-program" not found; install it' in ended.stderr
+
+
+def test_run_joins_the_mesh_that_is_there(project: Running) -> None:
+    project.up(HELLO)
+    program = "import urllib.request; print(urllib.request.urlopen('http://hello/').status)"
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "tulle", "run", "--", sys.executable, "-c", program],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (0, "200\n"), ended.stderr
+    assert project.status("hello-1").state == "ready"
