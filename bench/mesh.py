@@ -43,14 +43,11 @@ CONTENDER = "tulle"
 REQUEST = b"GET /old HTTP/1.1\r\nhost: echo.bench\r\n\r\n"
 
 
+@dataclass(frozen=True, slots=True)
 class Api:
     """The control plane's REST API on its Unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        """Connect to the socket at *path*."""
-        self._connection = http.client.HTTPConnection("localhost", timeout=10)
-        self._connection.sock = socket.socket(socket.AF_UNIX)
-        self._connection.sock.connect(str(path))
+    path: Path
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send *body* as JSON and return the answer.
@@ -58,10 +55,13 @@ class Api:
         Raises:
             StartError: the control plane refused it.
         """
-        headers = {"content-type": "application/json"}
-        self._connection.request("POST", path, json.dumps(body), headers)
-        response = self._connection.getresponse()
-        answer = response.read()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.path))
+            client = http.client.HTTPConnection("localhost", timeout=10)
+            client.sock = connection
+            client.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+            response = client.getresponse()
+            answer = response.read()
         if response.status >= 300:
             raise StartError(f"{path}: {response.status} {answer.decode()}")
         document: dict[str, Any] = json.loads(answer)

@@ -6,6 +6,7 @@ write to them is kept per peer in `sent`.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import queue
@@ -33,6 +34,13 @@ class HeldClock:
     def advance(self, seconds: float) -> None:
         """Move both clocks."""
         self._seconds += seconds
+
+
+async def give_way() -> None:
+    """Let everything that can run on the loop run once."""
+    turned = asyncio.Event()
+    asyncio.get_running_loop().call_soon(turned.set)
+    await turned.wait()
 
 
 def workload(name: str, account: str, listen: int = 41234) -> dict[str, Any]:

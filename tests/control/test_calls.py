@@ -6,6 +6,7 @@ import json
 import httpx
 import pytest
 
+from tests.control.fake_hub import give_way
 from tests.control.test_publisher import route
 from tests.control.test_telemetry import CART, WEB, edge
 from tulle.control.app import make_app
@@ -179,7 +180,7 @@ def play(mesh, path, scene, **options):
             method = "POST" if "json" in options else "GET"
             asked = asyncio.create_task(client.request(method, path, **options))
             while not asked.done():
-                await asyncio.sleep(0)
+                await give_way()
                 scene()
                 mesh.settle()
             return asked.result()
@@ -248,10 +249,11 @@ class TestTap:
         assert shop.api("GET", "/tulle/v1/tap", params=query).status_code == 400
 
 
+ASK = {"from": "shop/web", "to": "shop/cart", "path": "/x", "headers": [["a", "b"]]}
+
+
 class TestResolve:
     """The caller's sidecar is asked, then the destination's."""
-
-    ask = {"from": "shop/web", "to": "shop/cart", "path": "/x", "headers": [["a", "b"]]}
 
     def resolve(self, mesh, answers, **changes):
         asked = []
@@ -265,7 +267,7 @@ class TestResolve:
                     if result is not None:
                         mesh.hub.say(peer, "resolved", id=body["id"], result=result)
 
-        answer = play(mesh, "/tulle/v1/resolve", scene, json=self.ask | changes)
+        answer = play(mesh, "/tulle/v1/resolve", scene, json=ASK | changes)
         return answer, asked
 
     def result(self, step, outcome, **changes):

@@ -12,14 +12,18 @@ def run(scene):
 
 def test_events_arrive_in_order():
     async def scene():
-        hub, seen, done = FakeHub(), [], asyncio.Event()
+        hub, done = FakeHub(), asyncio.Event()
+        seen: list[int] = []
+
+        def failed(error):
+            raise AssertionError from error
 
         def handle(events):
             seen.extend(event.body["number"] for event in events)
             if len(seen) == 1000:
                 done.set()
 
-        loop = HubLoop(hub, handle, lambda error: done.set())
+        loop = HubLoop(hub, handle, failed)
         for number in range(1000):
             hub.emit("ack", number=number)
         loop.start()

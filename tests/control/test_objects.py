@@ -1,11 +1,20 @@
 """The Kubernetes-shaped API: verbs, watches, and refusals as Status objects."""
 
+import asyncio
 import json
 from dataclasses import replace
 
+import httpx
 import pytest
 
+from tests.control.fake_hub import give_way
+from tulle.control.app import make_app
+from tulle.control.objects import KindVerbs
 from tulle.control.settings import Limits
+from tulle.control.streams import Slots
+from tulle.mesh.change import Delete
+from tulle.resources.model import ResourceKey
+from tulle.resources.registry import KINDS
 
 SERVICES = "/api/v1/namespaces/shop/services"
 ROUTES = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes"
@@ -139,18 +148,10 @@ def test_a_watch_hears_of_changes_while_it_is_open(shop):
     """The list comes at once, the change when it is made."""
 
     async def scene():
-        import asyncio
-
-        from tulle.control.objects import KindVerbs
-        from tulle.control.streams import Slots
-        from tulle.mesh.change import Delete
-        from tulle.resources.model import ResourceKey
-        from tulle.resources.registry import KINDS
-
         verbs = KindVerbs(shop.plane, KINDS["Service"], "v1", Slots(1, AssertionError))
-        changes = verbs._changes("shop", lambda labels: True, shop.plane.store.revision)
+        changes = verbs._changes("shop", lambda _: True, shop.plane.store.revision)
         coming = asyncio.ensure_future(anext(changes))
-        await asyncio.sleep(0)
+        await give_way()
         assert not coming.done()
         shop.plane.commit([Delete(ResourceKey("Service", "shop", "cart"))])
         event = await coming
@@ -179,12 +180,6 @@ class TestWatchers:
 
     def test_one_more_than_may_be_is_refused(self, shop):
         async def scene():
-            import asyncio
-
-            import httpx
-
-            from tulle.control.app import make_app
-
             transport = httpx.ASGITransport(make_app(shop.plane, None))
             async with httpx.AsyncClient(transport=transport, base_url="http://tulle") as client:
                 asked = [client.get(SERVICES, params={"watch": "true"}) for _ in range(2)]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tulle.control.publisher import Publisher
 from tulle.record import TrustRecord
 
 
@@ -131,8 +132,6 @@ def test_a_sidecar_that_returns_with_the_version_gets_no_bytes(shop, reader):
 
 
 def test_the_cache_keeps_its_bound(shop):
-    from tulle.control.publisher import Publisher
-
     one = len(shop.plane.publisher.encoded("service/shop/cart").data)
     trust = TrustRecord("tulle.local", ())
     publisher = Publisher(shop.hub, shop.plane.mesh, trust, cache_bytes_max=one + 10)

@@ -2,12 +2,13 @@
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,8 @@ from tulle.control.server import ServerSettings, run
 run(ServerSettings(Path(sys.argv[1]), hub="127.0.0.1:0"))
 """
 WAIT_S = 20.0
+POLL = threading.Event()
+"""Never set: real processes tell of their state in files and answers only, which are polled."""
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -41,7 +44,7 @@ def wait_until(condition):
     deadline = time.monotonic() + WAIT_S
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
+        POLL.wait(0.02)
     return found
 
 
@@ -80,14 +83,14 @@ def server(tmp_path):
     yield server
     if server.process.poll() is None:
         server.process.kill()
-    server.process.communicate()
+        server.process.communicate()
 
 
 @pytest.mark.e2e
 def test_it_is_private_alone_and_ends_with_streams_open(server, tmp_path):
     facts = server.facts()
     assert facts["pid"] == server.process.pid
-    modes = [os.stat(path).st_mode & 0o777 for path in (server.data_dir, facts["socket"])]
+    modes = [Path(path).stat().st_mode & 0o777 for path in (server.data_dir, facts["socket"])]
     assert modes == [0o700, 0o600]
 
     second = Server(server.data_dir)
@@ -155,8 +158,7 @@ def test_a_real_engine_joins_connects_and_becomes_an_endpoint(server, tmp_path):
         "reason_header": True,
     }
     engine = Engine(json.dumps(settings).encode())
-    with open(facts["roots_path"]) as roots:
-        assert engine.join(token, roots.read(), 5.0) == "joined"
+    assert engine.join(token, Path(facts["roots_path"]).read_text(), 5.0) == "joined"
     engine.start()
 
     def endpoints():

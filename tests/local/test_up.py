@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from tulle.errors import NotFound, StartError, Unreachable
 from tulle.local import remote
 from tulle.local.logs import read_logs
+from tulle.local.starter import write_starter
 from tulle.local.status import AppStatus
 from tulle.local.up import UpOptions, up_detached
 
@@ -30,15 +32,14 @@ HELLO = """
 """
 
 CALLER = """
-  caller:
-    command: >
-      python3 -u -c "
-      import time, urllib.request
-      while True:
-          print('answered', urllib.request.urlopen('http://hello/').status)
-          time.sleep(0.05)"
-    service: null
-    dependsOn: [hello]
+  caller: {command: python3 -u caller.py, service: null, dependsOn: [hello]}
+"""
+
+CALLER_PROGRAM = """
+import time, urllib.request
+while True:
+    print('answered', urllib.request.urlopen('http://hello/').status)
+    time.sleep(0.05)
 """
 
 
@@ -52,8 +53,9 @@ class Running:
     def write(self, apps: str, **files: str) -> UpOptions:
         for name, text in files.items():
             (self.folder / f"{name}.yaml").write_text(text)
-        head = "resources: .\n" if files else ""
-        text = f"{head.replace(' .', f' [{next(iter(files), None)}.yaml]')}apps:{apps}"
+        (self.folder / "caller.py").write_text(CALLER_PROGRAM)
+        resources = [f"{name}.yaml" for name in files]
+        text = f"resources: {json.dumps(resources)}\napps:{apps}"
         (self.folder / "tulle.yaml").write_text(text)
         return UpOptions(project=self.folder / "tulle.yaml", home=self.home)
 
@@ -141,7 +143,7 @@ def test_what_cannot_run_is_named_with_what_to_do(project: Running) -> None:
     assert reasons["missing"] is not None
     assert reasons["busy"] is not None
     assert 'command "no-such-program" not found; install it' in reasons["missing"]
-    assert "tulle.yaml:2" in reasons["missing"]
+    assert "tulle.yaml:3" in reasons["missing"]
     assert f"port {port} is in use by process {os.getpid()}" in reasons["busy"]
 
 
@@ -305,3 +307,20 @@ def test_run_joins_the_mesh_that_is_there(project: Running) -> None:
 
     assert (ended.returncode, ended.stdout) == (0, "200\n"), ended.stderr
     assert project.status("hello-1").state == "ready"
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize("source", ["init", "hello"])
+def test_the_starter_and_the_example_work_as_they_are(
+    project: Running, eventually: Eventually, source: str
+) -> None:
+    if source == "init":
+        write_starter(project.folder)
+    else:
+        shutil.copytree(EXAMPLES / source, project.folder, dirs_exist_ok=True)
+
+    up_detached(UpOptions(project=project.folder / "tulle.yaml", home=project.home))
+
+    eventually(lambda: any("200" in line for line in project.lines("caller")), "hello answers")

@@ -15,7 +15,7 @@ from tulle.sidecar.launch import ROOT, host_command
 
 pytestmark = pytest.mark.e2e
 
-HEAVY = {"asyncio", "ssl", "logging", "json", "threading", "socket", "typing", "pydantic", "re"}
+HEAVY = {"asyncio", "ssl", "logging", "json", "threading", "socket", "typing", "re", "enum"}
 """What would cost more memory than the host itself."""
 
 RSS_MIB_MAX = 20

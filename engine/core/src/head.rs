@@ -92,12 +92,14 @@ pub enum Normal {
 }
 
 /// Normalize a path as RFC 3986 §6.2.2 says: unreserved characters are decoded, dot segments
-/// removed; a backslash counts as a slash. The application gets the result, so that policy,
+/// removed; a backslash counts as a slash, and several slashes as one, as many applications read
+/// them. The application gets the result, so that policy,
 /// route and application read the same path.
 pub fn normalize_path(path: &str) -> Normal {
     let bytes = path.as_bytes();
     let suspicious = bytes.iter().enumerate().any(|(index, &byte)| {
-        byte == b'%' || byte == b'\\' || (byte == b'.' && index > 0 && bytes[index - 1] == b'/')
+        let after_slash = index > 0 && bytes[index - 1] == b'/';
+        byte == b'%' || byte == b'\\' || (after_slash && (byte == b'.' || byte == b'/'))
     });
     if !suspicious {
         return Normal::Same;

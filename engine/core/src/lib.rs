@@ -13,6 +13,7 @@ pub mod discover;
 pub mod engine;
 pub mod error;
 pub mod head;
+mod hosting;
 pub mod hub;
 pub mod inbound;
 pub mod listen;

@@ -10,7 +10,6 @@ use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::Admin;
 use crate::control::{Host, Outgoing};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
@@ -23,7 +22,7 @@ use crate::plan::{Build, Directory};
 use crate::record::{Record, ServiceKey};
 use crate::settings::Settings;
 use crate::timer::now_s;
-use crate::tls::{self, ClientAuth, Identity, SpiffeId};
+use crate::tls::{self, Identity, SpiffeId};
 use crate::upstream::connect::Alpn;
 
 /// Most events that wait for the host process; the oldest is dropped.
@@ -40,7 +39,7 @@ pub struct Shared {
     pub settings: Settings,
     /// `namespace/name`.
     pub workload_name: String,
-    id: SpiffeId,
+    pub(crate) id: SpiffeId,
     /// Services in use.
     pub directory: Directory,
     /// Counters.
@@ -51,24 +50,24 @@ pub struct Shared {
     pub log: Option<AccessLog>,
     /// What the workload lets in.
     pub inbound: ArcSwap<InboundPlan>,
-    identity: ArcSwapOption<Identity>,
-    identity_epoch: AtomicU64,
-    server_tls: ArcSwapOption<[Arc<ServerConfig>; 3]>,
+    pub(crate) identity: ArcSwapOption<Identity>,
+    pub(crate) identity_epoch: AtomicU64,
+    pub(crate) server_tls: ArcSwapOption<[Arc<ServerConfig>; 3]>,
     records: Mutex<BTreeMap<String, String>>,
     outgoing: mpsc::Sender<Outgoing>,
-    events: (Mutex<VecDeque<Value>>, Condvar),
+    pub(crate) events: (Mutex<VecDeque<Value>>, Condvar),
     app_ready: AtomicBool,
     has_inbound: AtomicBool,
-    connected: AtomicBool,
+    pub(crate) connected: AtomicBool,
     /// Turns true once, when draining begins.
     pub draining: watch::Sender<bool>,
     /// Turns true when open connections should end.
     pub closing: watch::Sender<bool>,
-    admin: std::sync::OnceLock<String>,
-    description: std::sync::OnceLock<Value>,
+    pub(crate) admin: std::sync::OnceLock<String>,
+    pub(crate) description: std::sync::OnceLock<Value>,
     started: Instant,
     epoch: u64,
-    last_report: Mutex<String>,
+    pub(crate) last_report: Mutex<String>,
 }
 
 impl Shared {
@@ -190,7 +189,7 @@ impl Shared {
         events.pop_front()
     }
 
-    fn records(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+    pub(crate) fn records(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -202,7 +201,7 @@ impl Shared {
     }
 
     /// Tell the host and the control plane whether traffic may come.
-    fn status_changed(&self) {
+    pub(crate) fn status_changed(&self) {
         let event = if self.is_ready() {
             "ready"
         } else {
@@ -249,7 +248,7 @@ impl Shared {
         })
     }
 
-    fn make_report(&self) -> Value {
+    pub(crate) fn make_report(&self) -> Value {
         report(
             &self.metrics,
             &Reporter {
@@ -262,7 +261,7 @@ impl Shared {
     }
 
     /// Put a parsed record in force.
-    fn apply_record(&self, name: &str, record: Record) -> Result<(), String> {
+    pub(crate) fn apply_record(&self, name: &str, record: Record) -> Result<(), String> {
         let expected = record_name(&record);
         if expected != name {
             return Err(format!("the record is {expected}"));
@@ -358,151 +357,5 @@ fn record_name(record: &Record) -> String {
         Record::Endpoints(record) => format!("endpoints/{}/{}", record.namespace, record.name),
         Record::Workload(record) => format!("workload/{}/{}", record.namespace, record.name),
         Record::Trust(record) => format!("trust/{}", record.domain),
-    }
-}
-
-impl Host for Shared {
-    fn apply(&self, name: &str, version: &str, bytes: &[u8]) -> Result<(), String> {
-        let record = serde_json::from_slice::<Record>(bytes).map_err(|error| error.to_string())?;
-        self.apply_record(name, record)?;
-        self.records().insert(name.to_owned(), version.to_owned());
-        Ok(())
-    }
-
-    fn absent(&self, name: &str) {
-        self.records().remove(name);
-        match name.split_once('/') {
-            Some(("service", key)) => {
-                if let Some(service) = self.directory.get(key) {
-                    service.set_absent();
-                }
-            }
-            Some(("endpoints", key)) => {
-                if let Some(service) = self.directory.get(key) {
-                    service.clear_endpoints();
-                }
-            }
-            // Without its own record a workload keeps the last one: forgetting would open or
-            // close doors that nobody asked for.
-            _ => {}
-        }
-    }
-
-    fn wanted(&self) -> Vec<String> {
-        let mut names = vec![
-            format!("trust/{}", self.settings.trust_domain),
-            format!("workload/{}", self.workload_name),
-        ];
-        for service in self.directory.all() {
-            names.push(format!("service/{}", service.key));
-            names.push(format!("endpoints/{}", service.key));
-        }
-        names
-    }
-
-    fn set_identity(&self, identity: Identity) -> Result<(), String> {
-        if identity.id() != &self.id {
-            return Err(format!(
-                "the certificate is of {}, not {}",
-                identity.id(),
-                self.id
-            ));
-        }
-        let config = |alpn: Alpn| {
-            tls::server_config(&identity, ClientAuth::Required, &[alpn.name()])
-                .map_err(|error| error.to_string())
-        };
-        let configs = [
-            config(Alpn::Http1)?,
-            config(Alpn::Http2)?,
-            config(Alpn::Tcp)?,
-        ];
-        self.server_tls.store(Some(Arc::new(configs)));
-        let first = self.identity.swap(Some(Arc::new(identity))).is_none();
-        self.identity_epoch.fetch_add(1, Relaxed);
-        if first && self.is_ready() {
-            self.status_changed();
-        }
-        Ok(())
-    }
-
-    fn status(&self) -> (bool, bool) {
-        (self.is_ready(), *self.draining.borrow())
-    }
-
-    fn hello(&self) -> Value {
-        json!({
-            "workload": self.description.get(),
-            "pid": std::process::id(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "admin": self.admin.get(),
-        })
-    }
-
-    fn report(&self) -> Option<Vec<u8>> {
-        let report = self.make_report();
-        let edges = report["edges"].to_string();
-        let mut last = self
-            .last_report
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *last == edges {
-            return None;
-        }
-        *last = edges;
-        Some(report.to_string().into_bytes())
-    }
-
-    fn resolve(&self, request: &[u8]) -> Vec<u8> {
-        crate::resolve::resolve(self, request)
-    }
-
-    fn tap(&self, id: u64, filter: &[u8]) -> Result<(), String> {
-        self.taps.start(id, filter)
-    }
-
-    fn untap(&self, id: u64) {
-        self.taps.stop(id);
-    }
-
-    fn connected(&self, connected: bool) {
-        self.connected.store(connected, Relaxed);
-        if connected {
-            self.last_report
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
-        }
-    }
-
-    fn event(&self, event: Value) {
-        let mut events = self.events.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if events.len() >= EVENTS_MAX {
-            events.pop_front();
-        }
-        events.push_back(event);
-        self.events.1.notify_one();
-    }
-}
-
-impl Admin for Shared {
-    fn metrics_text(&self) -> String {
-        self.metrics
-            .prometheus(&self.workload_name, self.id.as_str())
-    }
-
-    fn ready(&self) -> bool {
-        self.is_ready()
-    }
-
-    fn held(&self) -> Vec<(String, String)> {
-        self.records()
-            .iter()
-            .map(|(name, version)| (name.clone(), version.clone()))
-            .collect()
-    }
-
-    fn drain(&self) {
-        self.begin_drain();
     }
 }

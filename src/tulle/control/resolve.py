@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tulle.control.bounds import TooMany
-from tulle.errors import NotFound, TimedOut, Unreachable
+from tulle.errors import TimedOut, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,14 +97,3 @@ class Resolver:
             ) from error
         finally:
             del self._waiting[question_id]
-
-
-def caller_peer(name: str, candidates: Sequence[Peer]) -> Peer:
-    """The sidecar to ask for callers of *name*, a workload or a service.
-
-    Raises:
-        NotFound: none of it is connected.
-    """
-    if not candidates:
-        raise NotFound(f"no connected workload is, or belongs to, '{name}'")
-    return candidates[0]

@@ -98,9 +98,8 @@ def parse_report(body: dict[str, Any]) -> Report:
         series: dict[SeriesKey, Totals] = {}
         for edge in body["edges"]:
             # What is not known comes as an empty text.
-            key = SeriesKey(
-                *(None if edge[name] == "" else edge[name] for name in SeriesKey._fields)
-            )
+            found = (None if edge[name] == "" else edge[name] for name in SeriesKey._fields)
+            key = SeriesKey._make(found)
             totals = Totals(
                 int(edge["requests"]),
                 int(edge["retries"]),

@@ -23,6 +23,12 @@ READY_SECONDS = 60.0
 CHECK_RATE = "40"
 """Pages a second in the check: some hundred calls between services, half of two slow cores."""
 
+COMMANDS = (
+    ("tulle edges -n shop", "who calls whom, as whom, how fast"),
+    ("tulle tap -n shop catalog", "requests as they pass"),
+    ("tulle split -n shop catalog v1=50 v2=50", "move traffic to version 2"),
+)
+
 
 def demo(home: Path | None, color: bool, out: TextIO = sys.stdout) -> int:  # noqa: FBT001
     """Run the shop until Ctrl-C, with a trickle of traffic; leave nothing behind; return 0.
@@ -34,7 +40,12 @@ def demo(home: Path | None, color: bool, out: TextIO = sys.stdout) -> int:  # no
         StartError: a part of it cannot be started.
     """
     with _temporary_home(home) as chosen:
-        asyncio.run(_demo(_settings(_shop(), chosen, out, color=color), in_place=chosen[0] == home))
+        asyncio.run(
+            _demo(
+                _settings(_shop(), chosen, out, color=color, states=False),
+                in_place=chosen[0] == home,
+            )
+        )
     return 0
 
 
@@ -56,7 +67,9 @@ def demo_check(
     apps = {**shop.manifest.apps, "traffic": loaded}
     shop = shop._replace(manifest=shop.manifest.model_copy(update={"apps": apps}))
     with _temporary_home(None) as home:
-        checked = asyncio.run(_check(_settings(shop, home, progress, color=False), seconds, began))
+        checked = asyncio.run(
+            _check(_settings(shop, home, progress, color=False, states=True), seconds, began)
+        )
     out.write(f"{json.dumps(checked.to_json(), indent=2)}\n")
     return 1 if checked.failures else 0
 
@@ -67,13 +80,16 @@ def _shop() -> Project:
     return load_project(SHOP / "tulle.yaml")
 
 
-def _settings(project: Project, home: Home, out: TextIO, *, color: bool) -> RunSettings:
+def _settings(
+    project: Project, home: Home, out: TextIO, *, color: bool, states: bool
+) -> RunSettings:
     return RunSettings(
         project=project,
         home=home,
         out=out,
         color=color,
         quiet=True,
+        states=states,
         path_first=Path(sys.executable).parent,
     )
 
@@ -104,13 +120,15 @@ async def _welcome(supervisor: Supervisor, began: float, *, in_place: bool) -> N
     await _all_ready(supervisor)
     say = supervisor.console.say
     before = "" if in_place else f"TULLE_HOME={supervisor.settings.home.directory} "
+    say(f"the shop runs in a mesh, {time.monotonic() - began:.1f} s after the start\n")
+    for unit in supervisor.units:
+        where = f"127.0.0.1:{unit.replica.app_port}" if unit.replica.app_port else "-"
+        say(f"  {unit.name:<20}{where:<18}{unit.replica.mesh_name or 'customers: calls shop/web'}")
     web = next(unit for unit in supervisor.units if unit.replica.app == "web")
-    say(f"\n✓ the shop runs in a mesh, {time.monotonic() - began:.1f} s after the start")
-    say(f"  its front: http://127.0.0.1:{web.replica.app_port}/    stop all with Ctrl-C")
+    say(f"\nits front: http://127.0.0.1:{web.replica.app_port}/    stop all with Ctrl-C")
     say("\ntry in another terminal:")
-    say(f"  {before}tulle edges -n shop          who calls whom, as whom, how fast")
-    say(f"  {before}tulle tap -n shop catalog    requests as they pass")
-    say(f"  {before}tulle split -n shop catalog v1=50 v2=50   move traffic to version 2")
+    for command, what in COMMANDS:
+        say(f"  {before}{command:<42}# {what}")
 
 
 async def _check(settings: RunSettings, seconds: float, began: float) -> Checked:

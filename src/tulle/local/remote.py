@@ -55,7 +55,7 @@ def down(home: Path, timeout_s: float = 40.0) -> bool:
         return False
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if not _is_held(paths.lock):
+        if not is_running(home):
             return True
         time.sleep(POLL_SECONDS)
     raise TimedOut(f"not all has ended after {timeout_s:.0f} s; see: tulle ps")
@@ -88,9 +88,10 @@ def _ask(path: Path, request: dict[str, Any], timeout_s: float) -> dict[str, Any
     return answer
 
 
-def _is_held(lock: Path) -> bool:
+def is_running(home: Path) -> bool:
+    """Tell whether a runner has this home: one that starts, runs or stops."""
     try:
-        descriptor = os.open(lock, os.O_RDWR)
+        descriptor = os.open(Home(home).lock, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:

@@ -59,6 +59,7 @@ def run(options: RunOptions) -> int:
         home=home,
         out=sys.stderr,
         color=options.color,
+        states=False,
         single=True,
         joined_hub=hub,
         suffix=suffix,

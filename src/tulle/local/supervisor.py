@@ -59,6 +59,8 @@ class RunSettings:
     color: bool = False
     quiet: bool = False
     """Leave the apps' own output to the log files."""
+    states: bool = True
+    """Tell each change of state."""
     single: bool = False
     """Run the only app in this terminal, once, and end with it."""
     joined_hub: str | None = None
@@ -107,7 +109,7 @@ class Supervisor:
             color=settings.color,
             width=width,
             quiet=settings.quiet,
-            states=not settings.single,
+            states=settings.states,
         )
         home.prepare()
         namespaces = implied_namespaces(project, written)
@@ -326,6 +328,11 @@ async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
+def runs_already(home: Home) -> str:
+    """Return what to tell who starts a second runner."""
+    return f"{home.directory.parent} is running already; see: tulle ps; stop it: tulle down"
+
+
 @contextlib.contextmanager
 def _locked(home: Home) -> Iterator[None]:
     """Hold the home's lock; the kernel gives it back however the runner ends."""
@@ -334,9 +341,7 @@ def _locked(home: Home) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StartError(
-                f"{home.directory.parent} is running already; see: tulle ps; stop it: tulle down"
-            ) from None
+            raise StartError(runs_already(home)) from None
         yield
     finally:
         os.close(descriptor)

@@ -80,7 +80,7 @@ class Unit:
     async def keep_app(self) -> None:
         """Run the program until cancelled, or until it ends in a way that is not restarted."""
         await self.sidecar.listening.wait()
-        if self.replica.outbound:
+        if self.replica.outbound or self._around.in_terminal:
             self._to("waiting", "its sidecar to join")
             await self.sidecar.joined.wait()
             await self._around.wait_for_dependencies(self.replica.app)
@@ -271,7 +271,7 @@ class Unit:
             return
         self.state, self.reason = state, reason
         if state == "ready":
-            where = f"127.0.0.1:{self.replica.app_port} → {self.replica.mesh_name}"
+            where = f"127.0.0.1:{self.replica.app_port} -> {self.replica.mesh_name}"
             self._around.console.state(self.name, state, where)
         elif state != "backoff":  # told with the crash
             self._around.console.state(self.name, state, reason or "")

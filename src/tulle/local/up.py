@@ -15,7 +15,7 @@ from tulle.local import remote
 from tulle.local.paths import Home
 from tulle.local.project import load_project
 from tulle.local.status import BROKEN, SETTLED, AppStatus
-from tulle.local.supervisor import RunSettings, Supervisor
+from tulle.local.supervisor import RunSettings, Supervisor, runs_already
 
 DETACHED = "import sys; from tulle.local.up import main; main(sys.argv[1])"
 DETACHED_LOG = "up.out"
@@ -62,12 +62,14 @@ def up_detached(options: UpOptions, timeout_s: float = 30.0) -> list[AppStatus]:
 
     Raises:
         InvalidResources: tulle.yaml is wrong; everything that is wrong.
-        StartError: the runner ended at once; holds its last words.
+        StartError: it runs already, or the runner ended at once; holds its last words.
         TimedOut: something is still not ready; the runner goes on.
     """
     load_project(options.project)
     home = Home(options.home.absolute())
     home.prepare()
+    if remote.is_running(home.directory):
+        raise StartError(runs_already(home))
     told = json.dumps({**asdict(options), "project": str(options.project), "home": str(home[0])})
     log = home.logs / DETACHED_LOG
     with log.open("wb") as output:

@@ -12,12 +12,10 @@ from tulle.resources.httproute import HTTPRoute
 from tulle.resources.model import Resource
 from tulle.resources.namespace import Namespace
 from tulle.resources.peerauthentication import PeerAuthentication
+from tulle.resources.route import GATEWAY_GROUP, TULLE_GROUP
 from tulle.resources.service import Service
 from tulle.resources.tcproute import TCPRoute
 from tulle.resources.workload import Workload
-
-GATEWAY: Final = "gateway.networking.k8s.io"
-TULLE: Final = "tulle.dev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +43,12 @@ class Kind:
 _KINDS = (
     Kind("", ("v1",), "Namespace", "namespaces", ("ns",), False, Namespace),
     Kind("", ("v1",), "Service", "services", ("svc",), True, Service),
-    Kind(TULLE, ("v1alpha1",), "Workload", "workloads", ("wl",), True, Workload),
-    Kind(GATEWAY, ("v1",), "HTTPRoute", "httproutes", (), True, HTTPRoute),
-    Kind(GATEWAY, ("v1",), "GRPCRoute", "grpcroutes", (), True, GRPCRoute),
-    Kind(GATEWAY, ("v1", "v1alpha2"), "TCPRoute", "tcproutes", (), True, TCPRoute),
+    Kind(TULLE_GROUP, ("v1alpha1",), "Workload", "workloads", ("wl",), True, Workload),
+    Kind(GATEWAY_GROUP, ("v1",), "HTTPRoute", "httproutes", (), True, HTTPRoute),
+    Kind(GATEWAY_GROUP, ("v1",), "GRPCRoute", "grpcroutes", (), True, GRPCRoute),
+    Kind(GATEWAY_GROUP, ("v1", "v1alpha2"), "TCPRoute", "tcproutes", (), True, TCPRoute),
     Kind(
-        TULLE,
+        TULLE_GROUP,
         ("v1alpha1",),
         "BackendTrafficPolicy",
         "backendtrafficpolicies",
@@ -59,7 +57,7 @@ _KINDS = (
         BackendTrafficPolicy,
     ),
     Kind(
-        TULLE,
+        TULLE_GROUP,
         ("v1alpha1",),
         "PeerAuthentication",
         "peerauthentications",
@@ -68,7 +66,7 @@ _KINDS = (
         PeerAuthentication,
     ),
     Kind(
-        TULLE,
+        TULLE_GROUP,
         ("v1alpha1",),
         "AuthorizationPolicy",
         "authorizationpolicies",

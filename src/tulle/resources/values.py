@@ -41,8 +41,8 @@ def wrong(message: str, allowed: str) -> PydanticCustomError:
     )
 
 
-def text(pattern: re.Pattern[str], length_max: int, allowed: str) -> Any:
-    """Return validator and JSON Schema of a string of 1 to *length_max* characters."""
+def text(pattern: re.Pattern[str], length_max: int, allowed: str) -> tuple[Any, Any]:
+    """Return validator and JSON Schema of a string of at most *length_max* characters."""
 
     def check(value: str) -> str:
         if len(value) > length_max:
@@ -56,49 +56,44 @@ def text(pattern: re.Pattern[str], length_max: int, allowed: str) -> Any:
     )
 
 
-def _annotated(pattern: re.Pattern[str], length_max: int, allowed: str) -> tuple[Any, Any]:
-    check, schema = text(pattern, length_max, allowed)
-    return check, schema
-
-
 _NAME_RULE = "lower-case letters, digits and '-', starting and ending with a letter or digit"
 _SUBDOMAIN_RULE = (
     "lower-case letters, digits, '-' and '.', starting and ending with a letter or digit"
 )
 
-DnsLabel = Annotated[str, *_annotated(_DNS_LABEL, 63, _NAME_RULE)]
+DnsLabel = Annotated[str, *text(_DNS_LABEL, 63, _NAME_RULE)]
 """An RFC 1123 label: the name of a Namespace, a Service, a route rule."""
-DnsSubdomain = Annotated[str, *_annotated(_DNS_SUBDOMAIN, 253, _SUBDOMAIN_RULE)]
+DnsSubdomain = Annotated[str, *text(_DNS_SUBDOMAIN, 253, _SUBDOMAIN_RULE)]
 """An RFC 1123 subdomain: the name of most objects."""
 Hostname = Annotated[
-    str, *_annotated(_HOSTNAME, 253, "a host name, or *. followed by one; no port, no IP address")
+    str, *text(_HOSTNAME, 253, "a host name, or *. followed by one; no port, no IP address")
 ]
 PreciseHostname = Annotated[
-    str, *_annotated(_PRECISE_HOSTNAME, 253, "a host name in lower case without wildcard or port")
+    str, *text(_PRECISE_HOSTNAME, 253, "a host name in lower case without wildcard or port")
 ]
 HeaderName = Annotated[
-    str, *_annotated(_HEADER_NAME, 256, "letters, digits and !#$%&'*+-.^_`|~ (RFC 9110)")
+    str, *text(_HEADER_NAME, 256, "letters, digits and !#$%&'*+-.^_`|~ (RFC 9110)")
 ]
 HeaderValue = Annotated[
-    str, *_annotated(_HEADER_VALUE, 4096, "visible characters, spaces and tabs (RFC 9110)")
+    str, *text(_HEADER_VALUE, 4096, "visible characters, spaces and tabs (RFC 9110)")
 ]
 PortName = Annotated[
-    str, *_annotated(_PORT_NAME, 63, "lower-case letters, digits and '-' with at least one letter")
+    str, *text(_PORT_NAME, 63, "lower-case letters, digits and '-' with at least one letter")
 ]
 LabelKey = Annotated[
     str,
-    *_annotated(_LABEL_KEY, 317, "[prefix/]name of letters, digits, '-', '_' and '.'"),
+    *text(_LABEL_KEY, 317, "[prefix/]name of letters, digits, '-', '_' and '.'"),
 ]
 LabelValue = Annotated[
     str,
-    *_annotated(
+    *text(
         _LABEL_VALUE,
         63,
         "empty, or letters, digits, '-', '_' and '.', starting and ending with a letter or digit",
     ),
 ]
 AppProtocol = Annotated[
-    str, *_annotated(_APP_PROTOCOL, 253, "a protocol name such as http, grpc, kubernetes.io/h2c")
+    str, *text(_APP_PROTOCOL, 253, "a protocol name such as http, grpc, kubernetes.io/h2c")
 ]
 Labels = dict[LabelKey, LabelValue]
 

@@ -137,6 +137,13 @@ impl Cache {
     }
 }
 
+/// However the control thread ends, what it held is there at the next start.
+impl Drop for Cache {
+    fn drop(&mut self) {
+        while !self.waiting.is_empty() && self.flush().is_ok() {}
+    }
+}
+
 fn store_one(path: &Path, name: &str, version: &str, data: &[u8]) -> io::Result<()> {
     let head = Head {
         name: name.to_owned(),

@@ -164,8 +164,13 @@ impl Holdings {
             }
             Kind::Unchanged => {
                 let Unchanged { name, version } = parse(kind, &payload)?;
-                if self.versions.get(&name) == Some(&version) || !self.wanted.contains(&name) {
+                if !self.wanted.contains(&name) {
                     return Ok(None);
+                }
+                if self.versions.get(&name) == Some(&version) {
+                    // A control plane that was away learns by it what is in force here.
+                    let ack = json!({"name": name, "version": version});
+                    return Ok(self.encode(Kind::Ack, &ack));
                 }
                 // Not the version we hold, so there is nothing it could be unchanged from.
                 self.versions.remove(&name);

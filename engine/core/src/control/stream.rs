@@ -80,7 +80,6 @@ pub(super) async fn run(
         told_expired: false,
     };
     client.run().await;
-    client.holdings.flush();
     renewal.abort();
 }
 

@@ -5,6 +5,7 @@ pub mod histogram;
 pub mod metrics;
 pub mod names;
 pub mod process;
+pub mod prometheus;
 pub mod report;
 pub mod tap;
 

@@ -8,7 +8,10 @@ use crate::plan::service::{FilterPlan, HeaderChange};
 use crate::record::{PathModifier, PathModifierKind, Redirect};
 
 /// Header names that only sidecars may set, to each other.
-const OWN_PREFIX: &str = "x-tulle-";
+const OWN_PREFIX: &[u8] = b"x-tulle-";
+/// Where other meshes put the caller's certificate. Ours proves callers by mTLS alone, and an
+/// application that still reads it must not get it from the caller.
+const CLIENT_CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
 
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -47,15 +50,26 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Remove the headers that only the mesh may set.
+/// Remove the headers that only a mesh may set.
 pub fn strip_own(headers: &mut HeaderMap) {
-    while let Some(name) = headers
-        .keys()
-        .find(|name| name.as_str().starts_with(OWN_PREFIX))
-        .cloned()
-    {
+    while let Some(name) = headers.keys().find(|name| is_own(name)).cloned() {
         headers.remove(name);
     }
+}
+
+/// Many applications read `_` in a name as `-` (RFC 3875 §4.1.18), so both are the same here.
+fn is_own(name: &HeaderName) -> bool {
+    let is = |wanted: &[u8], found: &[u8]| {
+        let pairs = wanted.iter().zip(found);
+        wanted.len() == found.len()
+            && pairs.fold(true, |same, (&wanted, &found)| {
+                same && (wanted == found || (wanted == b'-' && found == b'_'))
+            })
+    };
+    let name = name.as_str().as_bytes();
+    name.get(..OWN_PREFIX.len())
+        .is_some_and(|start| is(OWN_PREFIX, start))
+        || is(CLIENT_CERTIFICATE, name)
 }
 
 /// The protocol that the client asks to switch to, if it does so correctly (RFC 9110 §7.8).
@@ -308,7 +322,13 @@ mod tests {
             HeaderValue::from_static("app-unreachable"),
         );
         headers.append("x-tulle-peer", HeaderValue::from_static("a"));
+        headers.append("x_tulle-peer", HeaderValue::from_static("a"));
+        headers.append("x-forwarded-client-cert", HeaderValue::from_static("a"));
+        headers.append("x_forwarded_client_cert", HeaderValue::from_static("a"));
+        headers.append("x-tull", HeaderValue::from_static("kept"));
+        headers.append("x-forwarded-client-certs", HeaderValue::from_static("kept"));
         strip_own(&mut headers);
-        assert!(headers.is_empty());
+        let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-tull", "x-forwarded-client-certs"]);
     }
 }
