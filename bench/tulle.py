@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.certificates import TRUST_DOMAIN, identity_of
 from tulle.record.codec import decode, encode
+from tulle.sidecar.launch import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,8 @@ def command(hop: Hop) -> Sequence[str | Path]:
         "".join(f"{name} record-{number}.json\n" for number, name in enumerate(records)),
     )
     host = Path(__file__).with_name("tulle_host.py")
-    return [sys.executable, "-I", "-S", host, packages(), hop.folder]
+    lean = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+    return ["env", *lean, sys.executable, "-I", "-S", host, packages(), hop.folder]
 
 
 def packages() -> Path:

@@ -257,3 +257,8 @@ def edge(source: str, service: str, destination: str, **more: object) -> dict[st
         "retries": 0,
         **more,
     }
+
+
+def test_a_target_without_a_kind_is_a_service(tulle, shop):
+    shop.put("BackendTrafficPolicy", "slow", {"targetRefs": [{"name": "cart"}]}, namespace="shop")
+    assert tulle("get", "btp", "-n", "shop").lines[1].split()[:2] == ["slow", "service/cart"]

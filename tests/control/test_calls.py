@@ -288,6 +288,7 @@ class TestResolve:
         assert [request["direction"] for request in asked] == ["outbound", "inbound"]
         assert [request["principal"] for request in asked] == [None, WEB.removeprefix("spiffe://")]
         assert asked[0]["headers"] == [["a", "b"]]
+        assert [request["port"] for request in asked] == [80, 8080]
 
     @pytest.mark.parametrize("outcome", ["redirect", "error"])
     def test_what_is_not_forwarded_ends_at_the_caller(self, shop, outcome):

@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 CALL_SECONDS = 20.0
 
@@ -44,7 +44,7 @@ class Client:
         """Connect when first used."""
         self._connection = http.client.HTTPConnection(address, timeout=CALL_SECONDS)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         """Close at the end of the block."""
         return self
 

@@ -15,18 +15,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from tests.e2e.processes import Process, eventually, reserve_port
 from tulle.errors import NotFound
 from tulle.local.plane import Plane
+from tulle.resources.text import documents
 
 APPS = Path(__file__).parent / "apps"
 CLI_SECONDS = 30
@@ -42,7 +41,6 @@ class App:
 
     command: tuple[str, ...]
     protocol: Protocol
-    version_option: str | None = None
 
 
 HTTP = App((sys.executable, "-I", str(APPS / "web.py")), "http")
@@ -75,7 +73,7 @@ class Mesh:
         self.plane = Plane(Path(told["socket"]))
         self._environment = {**os.environ, "TULLE_SERVER": f"unix:{told['socket']}"}
 
-    def namespace(self, name: str, annotations: str = "{}") -> "Namespace":
+    def namespace(self, name: str) -> "Namespace":
         """Return a new namespace; whoever asks for it stops it."""
         folder = self.folder / name
         folder.mkdir()
@@ -157,9 +155,7 @@ class Workload:
         """All listeners of the sidecar, once they are bound."""
         if self._addresses is None:
             known = self.folder / "state" / "sidecar.json"
-            eventually(
-                lambda: known.exists() or not self.sidecar.running, f"{self.name} listens"
-            )
+            eventually(lambda: known.exists() or not self.sidecar.running, f"{self.name} listens")
             assert self.sidecar.running, self.sidecar.output
             self._addresses = json.loads(known.read_text())["addresses"]
         return self._addresses
@@ -203,7 +199,7 @@ class Namespace:
 
     def apply(self, text: str) -> None:
         """Apply YAML documents, which are in this namespace, and wait until they are in force."""
-        resources = list(yaml.safe_load_all(text))
+        resources = [document.value for document in documents(text)]
         for resource in resources:
             if resource["kind"] != "Namespace":
                 resource["metadata"].setdefault("namespace", self.name)
@@ -294,7 +290,7 @@ class Namespace:
         """Wait until every running workload is ready and holds the newest of each record."""
         for workload in self.workloads.values():
             if workload.sidecar.running:
-                eventually(lambda one=workload: self._is_settled(one), f"{workload.name} is ready")
+                eventually(partial(self._is_settled, workload), f"{workload.name} is ready")
             else:
                 assert workload.sidecar.wait() != 1, workload.sidecar.output
 
@@ -306,11 +302,8 @@ class Namespace:
 
     def endpoints(self, service: str) -> list[str]:
         """Return the names of the workloads that take traffic of *service*."""
-        record = self.mesh.plane.call(
-            "GET", f"/tulle/v1/records/endpoints/{self.name}/{service}"
-        )
-        found = json.loads(record["data"]) if "data" in record else record
-        return [one["workload"].partition("/")[2] for one in found["endpoints"]]
+        record = self.mesh.plane.call("GET", f"/tulle/v1/records/endpoints/{self.name}/{service}")
+        return [one["workload"].partition("/")[2] for one in record["endpoints"]]
 
     def drain(self, workload: Workload) -> int:
         """Ask a sidecar to end as an orchestrator would; return its exit code."""
@@ -330,8 +323,3 @@ class Namespace:
         except NotFound:
             return False
         return bool(proxy["ready"]) and all(one["in_sync"] for one in proxy["records"])
-
-
-def now() -> float:
-    """Return the time for deadlines of a test, seconds."""
-    return time.monotonic()

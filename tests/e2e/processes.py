@@ -90,6 +90,11 @@ class Process:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def cpu_ticks(self) -> int:
+        """Return the CPU time it has used, in ticks of the kernel."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
 
 def _end_with_parent() -> None:
     """Let the kernel end this process when the tests are killed."""

@@ -1,80 +1,29 @@
-"""A mesh whose every part a test can reach: real control plane and sidecars, apps in the test.
+"""A mesh whose parts can be killed and started again: control plane, sidecars, apps in the test.
 
-`Mesh` starts the processes without a runner, so that a test may kill one of them and nobody
-starts it again. Sidecars keep their ports over restarts; the control plane keeps its hub's.
+`Mesh` of `mesh.py` starts each process once; here a test may end one and start it anew. Sidecars
+keep their ports over that, and the control plane keeps its hub's.
 """
 
 import contextlib
-import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pytest
-
+from tests.e2e.http_client import get
+from tests.e2e.processes import Process, eventually, reserve_port
 from tulle.local.plane import Plane, server_command
-from tulle.local.ports import Ports
 from tulle.resources.parse import attach_source, parse_texts
-from tulle.sidecar.launch import host_command
 
-PORTS = Ports(f"e2e {os.getpid()}")
-WAIT_SECONDS = 20.0
-CALL_SECONDS = 10.0
-
-Found = TypeVar("Found")
-
-
-def eventually(look: Callable[[], Found], what: str, seconds: float = WAIT_SECONDS) -> Found:
-    """Return the first true value of *look*; fail the test if none comes."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"still not so after {seconds:.0f} s: {what}")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a call was answered with."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def reason(self) -> str | None:
-        """Why the mesh answered in place of the app; None when the app did."""
-        return self.headers.get("x-tulle-reason")
-
-
-def call(
-    address: str,
-    path: str = "/",
-    method: str = "GET",
-    headers: Sequence[tuple[str, str]] = (),
-) -> Answer:
-    """Send one request to *address* on a connection of its own, the path as it is given."""
-    connection = http.client.HTTPConnection(address, timeout=CALL_SECONDS)
-    with contextlib.closing(connection):
-        connection.putrequest(method, path)
-        for name, value in headers:
-            connection.putheader(name, value)
-        connection.endheaders()
-        response = connection.getresponse()
-        body = response.read()
-        named = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, named, body)
+TULLE = (sys.executable, "-m", "tulle")
+PROXIES = "/tulle/v1/proxies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +41,11 @@ class EchoApp(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _EchoHandler)
+    status = 200
+    extra_headers: Sequence[tuple[str, str]] = ()
+
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        super().__init__(address, _EchoHandler)
         self.seen: list[Seen] = []
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -106,9 +58,13 @@ class EchoApp(ThreadingHTTPServer):
         """The paths that reached it, in order."""
         return [seen.path for seen in self.seen]
 
-    def __exit__(self, *args: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A sidecar that is killed breaks its connections; what else goes wrong, tests see."""
+
+    def server_close(self) -> None:
+        """Stop to serve, too."""
         self.shutdown()
-        super().__exit__(*args)
+        super().server_close()
 
 
 class _EchoHandler(BaseHTTPRequestHandler):
@@ -120,9 +76,13 @@ class _EchoHandler(BaseHTTPRequestHandler):
         """Remember the request and answer."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.rfile.read(int(headers.get("content-length", 0)))
-        self.server.seen.append(Seen(self.command, self.path, headers))
-        content = self.path.encode()
-        self.send_response(200)
+        # Not self.path, in which the base class has merged slashes.
+        path = self.requestline.split(" ")[1]
+        self.server.seen.append(Seen(self.command, path, headers))
+        content = path.encode()
+        self.send_response(self.server.status)
+        for name, value in self.server.extra_headers:
+            self.send_header(name, value)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
@@ -162,7 +122,13 @@ class Port:
     number: int
     protocol: str
     app: str
-    listen: int = field(default_factory=lambda: PORTS.take("inbound"))
+    keeper: socket.socket = field(default_factory=reserve_port)
+    """Keeps the port on which its sidecar takes traffic, from one process to the next."""
+
+    @property
+    def listen(self) -> str:
+        """Where the sidecar listens for it."""
+        return "{}:{}".format(*self.keeper.getsockname())
 
 
 class Sidecar:
@@ -172,8 +138,9 @@ class Sidecar:
         self.settings = settings
         self.state_dir = Path(settings["state_dir"])
         self.log = mesh.logs / f"{settings['workload']['name']}.sidecar.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self._settings_file = self.state_dir.with_suffix(".json")
+        self.settings_file = self.state_dir.with_suffix(".json")
+        self.token_file = self.state_dir.with_suffix(".token")
+        self._process: Process | None = None
 
     @property
     def name(self) -> str:
@@ -181,41 +148,37 @@ class Sidecar:
         return "{namespace}/{name}".format(**self.settings["workload"])
 
     @property
-    def pid(self) -> int:
-        """The pid of the process."""
-        assert self.process is not None
-        return self.process.pid
+    def process(self) -> Process:
+        """The process that was started last."""
+        assert self._process is not None, f"{self.name} was never started"
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.running
 
     def start(self, token: str | None) -> None:
         """Start the process; without a token it uses the identity that it has kept."""
-        self._settings_file.write_text(json.dumps(self.settings))
-        self.log.write_bytes(b"")
-        reader, writer = os.pipe()
-        try:
-            with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
-                    host_command(self._settings_file, reader),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(reader,),
-                )
-            os.write(writer, (token or "").encode())
-        finally:
-            os.close(reader)
-            os.close(writer)
+        self.settings_file.write_text(json.dumps(self.settings))
+        command = [*TULLE, "sidecar", "--settings", str(self.settings_file)]
+        if token is not None:
+            self.token_file.write_text(token)
+            command += ["--token-file", str(self.token_file)]
+        self._process = Process(command, self.log)
 
     def events(self) -> list[dict[str, Any]]:
         """What it has told since it was started last."""
-        whole, _, _ = self.log.read_text().rpartition("\n")
+        whole, _, _ = self.process.output.rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
 
     def wait_event(self, name: str) -> dict[str, Any]:
         """Return the last event of this name, once there is one."""
-        return eventually(
-            lambda: next((e for e in reversed(self.events()) if e["event"] == name), None),
-            f"{self.name} tells {name}: {self.events()}",
+        found = eventually(
+            lambda: [event for event in self.events() if event["event"] == name],
+            f"{self.name} tells {name}",
         )
+        return found[-1]
 
     def outbound(self, port: int = 80) -> str:
         """The address that stands for the service it calls."""
@@ -229,10 +192,19 @@ class Sidecar:
         host, _, number = listen.rpartition(":")
         return host, int(number)
 
+    @property
+    def admin(self) -> str:
+        """Where its metrics are."""
+        address: str = self.wait_event("listening")["addresses"]["admin"]
+        return address
+
+    def is_ready(self) -> bool:
+        """Whether it says that traffic may come."""
+        return self.running and get(self.admin, "/readyz").status == 200
+
     def metric(self, name: str) -> float:
         """The value of a metric without labels."""
-        admin = self.wait_event("listening")["addresses"]["admin"]
-        lines = call(admin, "/metrics").body.decode().splitlines()
+        lines = get(self.admin, "/metrics").body.decode().splitlines()
         return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
     def access_log(self) -> list[dict[str, Any]]:
@@ -240,12 +212,18 @@ class Sidecar:
         whole, _, _ = Path(self.settings["access_log_path"]).read_text().rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
 
-    def kill(self, number: int = signal.SIGKILL) -> int:
+    def logged(self, path: str) -> dict[str, Any]:
+        """The line of the access log about *path*, once it is there."""
+        found = eventually(
+            lambda: [line for line in self.access_log() if line["path"] == path],
+            f"{self.name} logs {path}",
+        )
+        return found[-1]
+
+    def end(self, number: int = signal.SIGKILL) -> int:
         """End it, and return its exit code."""
-        if self.process is None:
-            return 0
-        self.process.send_signal(number)
-        return self.process.wait(20)
+        self.process.signal(number)
+        return self.process.wait()
 
 
 class Mesh:
@@ -256,33 +234,30 @@ class Mesh:
         self.home = folder / ".tulle"
         self.logs = folder / "logs"
         self.logs.mkdir()
-        self.hub = f"127.0.0.1:{PORTS.take('hub')}"
+        self._keepers = [reserve_port()]
+        self.hub = "{}:{}".format(*self._keepers[0].getsockname())
         self.plane = Plane(self.home / "api.sock")
         self.sidecars: dict[str, Sidecar] = {}
-        self.server: subprocess.Popen[bytes] | None = None
         self.certificate_ttl = certificate_ttl
+        self.start_server()
 
     def start_server(self) -> None:
         """Start the control plane and wait until it serves."""
         (self.home / "server.json").unlink(missing_ok=True)
         command = server_command(self.home, self.hub, "tulle.local", self.certificate_ttl)
-        with (self.logs / "server.log").open("ab") as log:
-            self.server = subprocess.Popen(command, stdout=log, stderr=log)
+        starts = len(list(self.logs.glob("server*.log")))
+        self.server = Process(command, self.logs / f"server{starts}.log")
         eventually((self.home / "server.json").exists, "the control plane serves")
-
-    def kill_server(self, number: int = signal.SIGKILL) -> None:
-        """End the control plane."""
-        assert self.server is not None
-        self.server.send_signal(number)
-        self.server.wait(20)
 
     def close(self) -> None:
         """End everything."""
-        running = [one.process for one in self.sidecars.values()]
-        for process in (*running, self.server):
-            if process is not None:
-                process.kill()
-                process.wait()
+        for one in self.sidecars.values():
+            if one.running:
+                one.process.kill()
+        if self.server.running:
+            self.server.kill()
+        for keeper in self._keepers:
+            keeper.close()
 
     def add(
         self,
@@ -293,6 +268,7 @@ class Mesh:
         start: bool = True,
     ) -> Sidecar:
         """Add the sidecar of workload *name*, `shop/cart-1`, with the label app=<account>."""
+        self._keepers += [port.keeper for port in ports]
         namespace, _, own = name.partition("/")
         account = account or own.rpartition("-")[0] or own
         state_dir = self.folder / "state" / own
@@ -306,7 +282,7 @@ class Mesh:
             {
                 "port": port.number,
                 "protocol": port.protocol,
-                "listen": f"127.0.0.1:{port.listen}",
+                "listen": port.listen,
                 "app": port.app,
             }
             for port in ports
@@ -371,11 +347,7 @@ class Mesh:
 
     def settle(self) -> None:
         """Wait until every running sidecar is connected, ready and holds the newest of all."""
-        wanted = [
-            name
-            for name, one in self.sidecars.items()
-            if one.process is not None and one.process.poll() is None
-        ]
+        wanted = [name for name, one in self.sidecars.items() if one.running]
 
         def is_settled() -> bool:
             rows = {row["workload"]: row for row in self.plane.call("GET", PROXIES)["proxies"]}
@@ -383,19 +355,22 @@ class Mesh:
 
         eventually(is_settled, "every sidecar holds the newest records")
 
+    def text(self, path: str) -> str:
+        """What the API answers to a GET of *path*."""
+        status, data = self.plane._request("GET", path, None)
+        assert status == 200, data
+        return data.decode()
+
     def tulle(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command line in the mesh's folder."""
         return subprocess.run(
-            [sys.executable, "-m", "tulle", *arguments],
+            [*TULLE, *arguments],
             cwd=self.folder,
             capture_output=True,
             text=True,
             check=False,
             timeout=60,
         )
-
-
-PROXIES = "/tulle/v1/proxies"
 
 
 def _is_settled(row: dict[str, Any]) -> bool:
@@ -410,7 +385,6 @@ def running_mesh(folder: Path, certificate_ttl: str = "24h") -> Iterator[Mesh]:
     """Run a control plane in *folder*, and end all that the test has added to it."""
     mesh = Mesh(folder, certificate_ttl)
     try:
-        mesh.start_server()
         yield mesh
     finally:
         mesh.close()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,27 @@ def test_the_check_finds_nothing_wrong_and_tells_what_it_saw(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_runs_until_ctrl_c_and_leaves_nothing(tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with output.open("w") as file:
-        demo = subprocess.Popen(
-            [sys.executable, "-m", "tulle", "demo"], cwd=folder, stdout=file, start_new_session=True
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A running demo in the folder `folder`, its output in the file `output`."""
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "output").open("w") as file:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "tulle", "demo"],
+            cwd=tmp_path / "folder",
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
+    yield running
+    running.send_signal(signal.SIGINT)
+    running.wait(30)
+
+
+def test_the_demo_runs_until_ctrl_c_and_leaves_nothing(
+    tmp_path: Path, demo: "subprocess.Popen[bytes]"
+) -> None:
+    output, folder = tmp_path / "output", tmp_path / "folder"
     deadline = time.monotonic() + 60
     while "try in another terminal" not in output.read_text():
         assert demo.poll() is None, output.read_text()

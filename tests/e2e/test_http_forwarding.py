@@ -43,6 +43,20 @@ def web(shop: Namespace) -> Workload:
     return web
 
 
+def test_a_client_of_http_1_0_gets_an_answer_and_the_end(web: Workload) -> None:
+    answer = exchange(web.proxy, b"GET http://cart/x HTTP/1.0\r\n\r\n")
+
+    assert status_of(answer.replace(b"HTTP/1.0", b"HTTP/1.1")) == 200
+    assert b'"target": "/x"' in answer
+
+
+@pytest.mark.parametrize(("target", "status"), [("nobody:80", 404), ("cart:81", 404)])
+def test_connect_to_what_is_not_there_is_refused(web: Workload, target: str, status: int) -> None:
+    request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n"
+
+    assert status_of(exchange(web.proxy, request.encode())) == status
+
+
 HOSTS = ["cart", "CART", "cart.{ns}", "cart.{ns}.svc", "cart.{ns}.svc.cluster.local", "cart:80"]
 
 
@@ -137,11 +151,11 @@ def test_bodies_of_any_size_arrive_whole(web: Workload, length: int, framing: st
         chunks = (data[start : start + 7000] for start in range(0, length, 7000))
 
     with Client(web.proxy) as client:
-        headers = {"transfer-encoding": "chunked"} if framing == "chunked" else {}
-        sent = client.call("POST", "http://cart/upload", chunks, headers).json()
+        sent = client.call("POST", "http://cart/upload", chunks).json()
         kind = "chunked" if framing == "chunked" else "bytes"
         received = client.get(f"http://cart/do/{kind}/{length}")
 
+    assert sent["headers"].get("transfer-encoding") == ("chunked" if framing == "chunked" else None)
     assert (sent["length"], sent["sha256"]) == (length, hashlib.sha256(data).hexdigest())
     assert hashlib.sha256(received.body).digest() == hashlib.sha256(data).digest()
     assert len(received.body) == length
@@ -209,7 +223,9 @@ def test_a_trace_is_passed_on_and_made_where_there_is_none(web: Workload) -> Non
     made = get(web.proxy, "http://cart/", traceparent="broken", tracestate="a=b").json()["headers"]
 
     assert (passed["traceparent"], passed["tracestate"]) == (PARENT, "a=b")
-    assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]", made["traceparent"])
+    assert re.fullmatch(
+        r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]", made["traceparent"]
+    )
     assert "tracestate" not in made
 
 

@@ -128,7 +128,7 @@ def test_however_the_runner_ends_no_process_is_left(
     assert project.up(HELLO)["hello-1"].state == "ready"
 
 
-def test_what_cannot_run_is_named_with_what_to_do(project: Running) -> None:
+def test_what_cannot_run_is_named_with_what_to_do(project: Running, eventually: Eventually) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         project.up(
@@ -138,13 +138,12 @@ def test_what_cannot_run_is_named_with_what_to_do(project: Running) -> None:
             "\n  crash: {command: 'echo the reason; exit 3', service: null}"
         )
 
-        reasons = {name: project.status(f"{name}-1").reason for name in ("missing", "busy")}
+        missing = eventually(lambda: project.status("missing-1").reason, "missing has failed")
+        busy = eventually(lambda: project.status("busy-1").reason, "busy has failed")
 
-    assert reasons["missing"] is not None
-    assert reasons["busy"] is not None
-    assert 'command "no-such-program" not found; install it' in reasons["missing"]
-    assert "tulle.yaml:3" in reasons["missing"]
-    assert f"port {port} is in use by process {os.getpid()}" in reasons["busy"]
+    assert 'command "no-such-program" not found; install it' in missing
+    assert "tulle.yaml:3" in missing
+    assert f"port {port} is in use by process {os.getpid()}" in busy
 
 
 def test_a_crashed_program_is_started_again_ever_more_slowly(

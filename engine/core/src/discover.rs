@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
-use http::uri::Authority;
 use http::{Request, Uri};
 
 use crate::error::{Error, Reason};
@@ -28,16 +27,33 @@ const DEFAULT_PORT: u16 = 80;
 #[derive(Clone, Debug)]
 pub enum Entrance {
     /// By a local address that stands for one service.
-    Service {
-        /// The service.
-        service: Arc<Service>,
-        /// Its port.
-        port: u16,
-        /// The local address.
-        local: SocketAddr,
-    },
+    Service(Rc<LocalAddress>),
     /// By the HTTP proxy: the host tells.
     Proxy,
+}
+
+/// A local address that stands for a service.
+#[derive(Debug)]
+pub struct LocalAddress {
+    service: Arc<Service>,
+    port: u16,
+    /// What an application that calls the address writes into Host.
+    written: [String; 2],
+    /// What the called service reads there instead.
+    name: Option<HeaderValue>,
+}
+
+impl Entrance {
+    /// By `local`, which stands for `port` of `service`.
+    pub fn service(service: Arc<Service>, port: u16, local: SocketAddr) -> Entrance {
+        let name = format!("{}.{}", service.key.name(), service.key.namespace());
+        Entrance::Service(Rc::new(LocalAddress {
+            written: [local.to_string(), format!("localhost:{}", local.port())],
+            name: HeaderValue::from_str(&name).ok(),
+            service,
+            port,
+        }))
+    }
 }
 
 /// The service and port that a request is for. Host and URI are brought into the form that the
@@ -52,13 +68,9 @@ pub async fn service<B>(
     request: &mut Request<B>,
 ) -> Result<(Arc<Service>, u16), Error> {
     match entrance {
-        Entrance::Service {
-            service,
-            port,
-            local,
-        } => {
-            name_the_service(request, service, *local);
-            Ok((Arc::clone(service), *port))
+        Entrance::Service(local) => {
+            local.name_the_service(request);
+            Ok((Arc::clone(&local.service), local.port))
         }
         Entrance::Proxy => {
             // In absolute form the target counts and Host does not (RFC 9112 §3.2.2).
@@ -86,28 +98,19 @@ fn without_userinfo(authority: &str) -> &str {
         .map_or(authority, |(_, host)| host)
 }
 
-/// An application that calls the local address means the service: say so in Host.
-fn name_the_service<B>(request: &mut Request<B>, service: &Service, local: SocketAddr) {
-    let host = request
-        .headers()
-        .get(HOST)
-        .and_then(|host| host.to_str().ok());
-    let authority = request.uri().authority().map(Authority::as_str);
-    let Some(called) = host.or(authority) else {
-        return;
-    };
-    let bare = bare_host(called);
-    let is_local = bare == "localhost"
-        || bare
-            .parse()
-            .is_ok_and(|ip: std::net::IpAddr| ip == local.ip());
-    if is_local {
-        let (namespace, name) = (
-            service.key.namespace(),
-            &service.key.as_str()[service.key.namespace().len() + 1..],
-        );
-        if let Ok(host) = HeaderValue::from_str(&format!("{name}.{namespace}")) {
-            request.headers_mut().insert(HOST, host);
+impl LocalAddress {
+    /// An application that calls the local address means the service: say so in Host.
+    fn name_the_service<B>(&self, request: &mut Request<B>) {
+        let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+        let authority = request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str().as_bytes());
+        let called = host.or(authority).unwrap_or_default();
+        if self.written.iter().any(|local| local.as_bytes() == called)
+            && let Some(name) = &self.name
+        {
+            request.headers_mut().insert(HOST, name.clone());
         }
     }
 }
@@ -204,7 +207,7 @@ async fn until(worker: &Rc<Worker>, service: &Service, done: impl Fn() -> bool) 
             std::future::poll_fn(|cx| changed.as_mut().poll(cx)).await;
         }
     };
-    within(DISCOVERY_MAX, wait).await;
+    within(DISCOVERY_MAX, Box::pin(wait)).await;
 }
 
 /// The port of a service.

@@ -52,14 +52,18 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// Decode `application/x-www-form-urlencoded` text; broken escapes stay as they are.
+/// Decode `application/x-www-form-urlencoded` text.
 fn decode_query(text: &str) -> String {
+    decode_escapes(&text.replace('+', " "))
+}
+
+/// Decode all escapes; broken ones stay as they are.
+fn decode_escapes(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
-            b'+' => out.push(b' '),
             b'%' => match hex_pair(bytes, at + 1) {
                 Some(byte) => {
                     out.push(byte);
@@ -87,14 +91,14 @@ pub enum Normal {
     Same,
     /// The normal form.
     Changed(String),
-    /// It climbs above the root, holds a NUL, or a broken escape: refuse it.
+    /// It climbs above the root, hides a dot segment from some readers, or holds a NUL or a
+    /// broken escape: refuse it.
     Refused,
 }
 
 /// Normalize a path as RFC 3986 §6.2.2 says: unreserved characters are decoded, dot segments
-/// removed; a backslash counts as a slash, and several slashes as one, as many applications read
-/// them. The application gets the result, so that policy,
-/// route and application read the same path.
+/// removed; a backslash counts as a slash, and several slashes as one. The application gets the
+/// result, so that policy, route and application read the same path.
 pub fn normalize_path(path: &str) -> Normal {
     let bytes = path.as_bytes();
     let suspicious = bytes.iter().enumerate().any(|(index, &byte)| {
@@ -115,6 +119,15 @@ pub fn normalize_path(path: &str) -> Normal {
         Some(result) if result == path => Normal::Same,
         Some(result) => Normal::Changed(result),
     }
+}
+
+/// The path with every escape decoded, as an application may read it; `None`: it has no escape.
+pub fn decode_path(path: &str) -> Option<String> {
+    if !path.contains('%') {
+        return None;
+    }
+    let text = decode_escapes(path).replace('\\', "/");
+    Some(remove_dot_segments(&text).unwrap_or(text))
 }
 
 fn decode_unreserved(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -149,8 +162,11 @@ fn remove_dot_segments(path: &str) -> Option<String> {
     let mut segments = path[1..].split('/').peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
+        if hides_dots(segment) {
+            return None;
+        }
         match segment {
-            "." => {
+            "" | "." => {
                 if last {
                     kept.push("");
                 }
@@ -165,6 +181,13 @@ fn remove_dot_segments(path: &str) -> Option<String> {
         }
     }
     Some(format!("/{}", kept.join("/")))
+}
+
+/// Whether some applications find a dot segment here and others do not: `..;a`, `..%2F`.
+fn hides_dots(segment: &str) -> bool {
+    let is_dots = |piece: &str| matches!(piece.split(';').next(), Some("." | ".."));
+    let escaped = segment.to_ascii_uppercase().replace("%5C", "%2F");
+    !matches!(segment, "." | "..") && escaped.split("%2F").any(is_dots)
 }
 
 #[cfg(test)]
@@ -185,12 +208,34 @@ mod tests {
             ("/x\\..\\admin", changed("/admin")),
             ("/a/.", changed("/a/")),
             ("/a/b/..", changed("/a/")),
+            ("//admin", changed("/admin")),
+            ("/x///admin//", changed("/x/admin/")),
+            ("//", changed("/")),
+            ("/x//../admin", changed("/admin")),
+            ("/a;b/c", Normal::Same),
+            ("/..;/admin", Normal::Refused),
+            ("/x/.%2e;a=b/admin", Normal::Refused),
+            ("/x/..%2fadmin", Normal::Refused),
+            ("/x%5C..%5cadmin", Normal::Refused),
             ("/../etc", Normal::Refused),
             ("/a%00", Normal::Refused),
             ("/a%zz", Normal::Refused),
             ("/a%2", Normal::Refused),
         ] {
             assert_eq!(normalize_path(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_decoded_as_applications_may_do() {
+        for (given, expected) in [
+            ("/a", None),
+            ("/a%2Fb%3Ac", Some("/a/b:c")),
+            ("/%2Fa%5cb", Some("/a/b")),
+            ("/%C3%A9", Some("/é")),
+            ("/%ff", Some("/\u{fffd}")),
+        ] {
+            assert_eq!(decode_path(given).as_deref(), expected, "{given}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use crate::error::{Error, Reason};
 use crate::observe::Observation;
 use crate::observe::metrics::Direction;
 use crate::outbound::{give_back, normalize};
-use crate::record::{Action, Protocol};
+use crate::record::{Action, MtlsMode, Protocol};
 use crate::respond::{Asked, respond};
 use crate::steps::authorize::{Call, authorize};
 use crate::steps::{headers, trace};
@@ -102,7 +103,15 @@ async fn carry(
     seen: &mut Observation,
 ) -> Result<Sent, Error> {
     normalize(&mut request)?;
+    if !worker.shared.has_inbound.load(Relaxed) {
+        // Nobody decided against this caller: another replica may serve it.
+        return Err(Error::new(Reason::AppUnreachable, "no policy is known yet"));
+    }
     let plan = worker.shared.inbound.load();
+    if caller.id.is_none() && plan.mtls(app.port) == MtlsMode::Strict {
+        // The connection was opened while plaintext was let in.
+        return Err(Error::new(Reason::Denied, "only mutual TLS is let in"));
+    }
     let verdict = authorize(
         &plan,
         &Call {
@@ -131,7 +140,7 @@ async fn carry(
     seen.tries = 1;
     let target = app.target();
     if let (Some(protocol), Some(client)) = (upgrade, client) {
-        let response = upgrade::carry(worker, &target, parts, protocol, client).await;
+        let response = Box::pin(upgrade::carry(worker, &target, parts, protocol, client)).await;
         return response
             .map(|response| Sent {
                 response,

@@ -54,6 +54,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How the client preface of HTTP/2 begins (RFC 9113 §3.4), and no method does.
 const PREFACE: &[u8] = b"PRI";
 
+/// What a request is answered with.
+type Answer = Result<Response<ResponseBody>, std::convert::Infallible>;
+
 /// What a listener is for.
 #[derive(Clone, Debug)]
 pub enum Purpose {
@@ -150,19 +153,10 @@ async fn connection(open: Open, purpose: Purpose, stream: TcpStream) {
                 .ok()
                 .and_then(|plan| plan.port(port).map(|port| port.protocol));
             match protocol {
-                Some(Protocol::Tcp) => tcp::outbound(worker, &service, port, stream).await,
-                _ => {
-                    plain_http(
-                        worker,
-                        &Entrance::Service {
-                            service,
-                            port,
-                            local,
-                        },
-                        stream,
-                    )
-                    .await
+                Some(Protocol::Tcp) => {
+                    Box::pin(tcp::outbound(worker, &service, port, stream)).await;
                 }
+                _ => plain_http(worker, &Entrance::service(service, port, local), stream).await,
             }
         }
         Purpose::Inbound(app) => accept_inbound(worker, app, stream).await,
@@ -171,9 +165,9 @@ async fn connection(open: Open, purpose: Purpose, stream: TcpStream) {
 
 /// HTTP of the application: version 2 if the client begins with its preface.
 async fn plain_http(worker: &Rc<Worker>, entrance: &Entrance, stream: TcpStream) {
-    match within(HANDSHAKE_TIME.max(HEAD_TIME), peek_preface(&stream)).await {
-        Some(Ok(true)) => outbound_http2(worker, entrance, stream).await,
-        Some(Ok(false)) => outbound_http1(worker, entrance, stream).await,
+    match within(HEAD_TIME, Box::pin(peek_preface(&stream))).await {
+        Some(Ok(true)) => Box::pin(outbound_http2(worker, entrance, stream)).await,
+        Some(Ok(false)) => Box::pin(outbound_http1(worker, entrance, stream)).await,
         _ => {}
     }
 }
@@ -201,14 +195,13 @@ async fn outbound_http1<S>(worker: &Rc<Worker>, entrance: &Entrance, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let handle = |request: Request<Incoming>| {
-        let (worker, entrance) = (Rc::clone(worker), entrance.clone());
-        async move {
-            if request.method() == Method::CONNECT {
-                return Ok(connect(&worker, request).await);
-            }
-            outbound::handle(worker, entrance, request).await
+    let handle = |request: Request<Incoming>| -> Pin<Box<dyn Future<Output = Answer>>> {
+        // Boxed, so that an idle connection does not hold the room that a request needs.
+        let worker = Rc::clone(worker);
+        if request.method() == Method::CONNECT {
+            return Box::pin(async move { Ok(connect(&worker, request).await) });
         }
+        Box::pin(outbound::handle(worker, entrance.clone(), request))
     };
     drive_http1(worker, stream, handle, std::future::pending()).await;
 }
@@ -263,17 +256,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut first = [0; PREFACE.len()];
-    let read = within(HANDSHAKE_TIME, stream.read_exact(&mut first)).await;
+    let read = within(HANDSHAKE_TIME, Box::pin(stream.read_exact(&mut first))).await;
     if !matches!(read, Some(Ok(_))) {
         return;
     }
     // No address stands for the service here: its Host is what the application wrote.
     let local = SocketAddr::from(([0, 0, 0, 0], 0));
-    let entrance = Entrance::Service {
-        service,
-        port,
-        local,
-    };
+    let entrance = Entrance::service(service, port, local);
     let stream = Rewound {
         first,
         given: 0,
@@ -293,7 +282,7 @@ async fn accept_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
     let is_tls = match mode {
         MtlsMode::Strict => true,
         MtlsMode::Disable => false,
-        MtlsMode::Permissive => match within(HANDSHAKE_TIME, first_byte(&stream)).await {
+        MtlsMode::Permissive => match within(HANDSHAKE_TIME, Box::pin(first_byte(&stream))).await {
             Some(Ok(byte)) => byte == TLS_HANDSHAKE,
             _ => return,
         },
@@ -317,7 +306,7 @@ async fn accept_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
         return;
     };
     let handshake = TlsAcceptor::from(config).accept(stream);
-    let Some(Ok(stream)) = within(HANDSHAKE_TIME, handshake).await else {
+    let Some(Ok(stream)) = within(HANDSHAKE_TIME, Box::pin(handshake)).await else {
         refused.fetch_add(1, Relaxed);
         return;
     };
@@ -360,7 +349,7 @@ async fn serve_app(
     match app.protocol {
         Protocol::Tcp => {
             let mut expiry = std::pin::pin!(expiry);
-            let mut carried = std::pin::pin!(tcp::inbound(worker, app, &caller, stream));
+            let mut carried = Box::pin(tcp::inbound(worker, app, &caller, stream));
             tokio::select! {
                 () = &mut carried => {}
                 () = &mut expiry => {}
@@ -368,16 +357,21 @@ async fn serve_app(
         }
         Protocol::Http => {
             let handle = |request: Request<Incoming>| {
-                inbound::handle(Rc::clone(worker), app, Rc::clone(&caller), request)
+                Box::pin(inbound::handle(
+                    Rc::clone(worker),
+                    app,
+                    Rc::clone(&caller),
+                    request,
+                ))
             };
-            drive_http1(worker, stream, handle, expiry).await;
+            Box::pin(drive_http1(worker, stream, handle, expiry)).await;
         }
         Protocol::Http2 | Protocol::Grpc => {
             let handler = Rc::clone(worker);
             let handle = move |request: Request<Incoming>| {
                 inbound::handle(Rc::clone(&handler), app, Rc::clone(&caller), request)
             };
-            drive_http2(worker, stream, handle, expiry).await;
+            Box::pin(drive_http2(worker, stream, handle, expiry)).await;
         }
     }
 }
@@ -392,19 +386,21 @@ async fn drive_http1<S, F, R>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> R,
-    R: Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>>,
+    R: Future<Output = Answer>,
 {
     let connection = http1::Builder::new()
         .timer(CoarseTimer)
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(BUFFER_MAX)
         .max_headers(HEADERS_MAX)
+        .writev(false)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service_fn(handle))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut closing = worker.shared.closing.subscribe();
     tokio::select! {
+        biased;
         // What the client did wrong was answered already.
         _ended = &mut connection => return,
         () = expiry => {}
@@ -423,7 +419,7 @@ async fn drive_http2<S, F, R>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     F: Fn(Request<Incoming>) -> R + 'static,
-    R: Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>> + 'static,
+    R: Future<Output = Answer> + 'static,
 {
     let connection = http2::Builder::new(LocalExecutor)
         .timer(CoarseTimer)
@@ -435,6 +431,7 @@ async fn drive_http2<S, F, R>(
     let mut connection = std::pin::pin!(connection);
     let mut closing = worker.shared.closing.subscribe();
     tokio::select! {
+        biased;
         _ended = &mut connection => return,
         () = expiry => {}
         _ = closing.wait_for(|closing| *closing) => {}

@@ -24,7 +24,7 @@ use crate::record::Protocol;
 use crate::respond::{Asked, REASON_HEADER, respond};
 use crate::steps::retry::{Conditions, Outcome};
 use crate::steps::route::Routed;
-use crate::steps::{balance, headers, limit, outlier, route, trace};
+use crate::steps::{balance, framing, headers, limit, outlier, route, trace};
 use crate::timer::{Deadline, now_s, now_us, within};
 use crate::upgrade;
 use crate::upstream::body::{BodySource, Guards, InFlight, ResponseBody};
@@ -126,10 +126,8 @@ async fn carry(
         method: parts.method.clone(),
     };
     if let (Some(protocol), Some(client)) = (upgrade, client) {
-        return journey
-            .upgrade(parts, protocol, client, seen, permit)
-            .await
-            .map(Answer::Carried);
+        let upgraded = Box::pin(journey.upgrade(parts, protocol, client, seen, permit)).await;
+        return upgraded.map(Answer::Carried);
     }
     let (body, sent_bytes) = BodySource::new(body);
     seen.request_bytes = sent_bytes;
@@ -240,14 +238,15 @@ impl Journey<'_> {
         end: Option<Instant>,
     ) -> Result<(Sent, InFlight), Error> {
         let endpoints = self.endpoints().await?;
-        let endpoint = self.pick(&endpoints, tried)?;
+        let started_us = now_us();
+        let endpoint = self.pick(&endpoints, tried, started_us)?;
         tried.push(endpoint.id);
         seen.endpoint(endpoint);
         let target = self.target(endpoint)?;
         let in_flight = InFlight::begin(endpoint);
-        let started_us = now_us();
         let (limit, reason) = self.limit(end);
-        let result = within_optional(limit, upstream::send(self.worker, &target, request)).await;
+        let sending = std::pin::pin!(upstream::send(self.worker, &target, request));
+        let result = within_optional(limit, sending).await;
         let result = result.unwrap_or_else(|| {
             let ms = limit.unwrap_or_default().as_millis();
             Err(Error::new(reason, format!("no response within {ms} ms")))
@@ -289,7 +288,7 @@ impl Journey<'_> {
         if let Some(endpoints) = self.backend.endpoints() {
             return Ok(endpoints);
         }
-        discover::endpoints(self.worker, &self.backend.service).await;
+        Box::pin(discover::endpoints(self.worker, &self.backend.service)).await;
         Ok(self.backend.endpoints().unwrap_or_default())
     }
 
@@ -297,6 +296,7 @@ impl Journey<'_> {
         &self,
         endpoints: &'e [Arc<Endpoint>],
         tried: &[u64],
+        now_us: u64,
     ) -> Result<&'e Arc<Endpoint>, Error> {
         let load = &self.backend.service.load;
         balance::pick(
@@ -304,7 +304,7 @@ impl Journey<'_> {
             self.plan.traffic.load_balancer,
             &load.turn,
             tried,
-            now_us(),
+            now_us,
         )
         .ok_or_else(|| {
             let labels: Vec<String> = self
@@ -366,7 +366,7 @@ impl Journey<'_> {
         permit: limit::RequestPermit,
     ) -> Result<Carried, Error> {
         let endpoints = self.endpoints().await?;
-        let endpoint = self.pick(&endpoints, &[])?;
+        let endpoint = self.pick(&endpoints, &[], now_us())?;
         seen.endpoint(endpoint);
         seen.tries = 1;
         let target = self.target(endpoint)?;
@@ -384,7 +384,10 @@ impl Journey<'_> {
     }
 }
 
-async fn within_optional<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
+async fn within_optional<T>(
+    limit: Option<Duration>,
+    future: impl Future<Output = T> + Unpin,
+) -> Option<T> {
     match limit {
         Some(limit) => within(limit, future).await,
         None => Some(future.await),
@@ -456,8 +459,9 @@ pub(crate) async fn give_back(worker: &Rc<Worker>, connection: Option<upstream::
     }
 }
 
-/// Bring the path into normal form, or refuse it.
+/// Bring the path into normal form; refuse it, or the head, if it could be read in two ways.
 pub(crate) fn normalize<B>(request: &mut Request<B>) -> Result<(), Error> {
+    framing::check(request)?;
     match normalize_path(request.uri().path()) {
         Normal::Same => Ok(()),
         Normal::Changed(path) => {
@@ -479,4 +483,20 @@ fn host_of<B>(request: &Request<B>) -> String {
     host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
         .unwrap_or_default()
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The future of a request is part of every idle connection's memory, and is moved when a
+    /// request begins.
+    #[test]
+    fn a_requests_future_stays_small() {
+        fn size<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+            size_of::<R>()
+        }
+        let outbound = size::<_, _, _, _>(handle);
+        assert!(outbound <= 6144, "{outbound}");
+    }
 }

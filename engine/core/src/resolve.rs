@@ -101,16 +101,7 @@ fn outbound(shared: &Shared, asked: &Asked, steps: &mut Steps) -> Outcome {
         Some((path, query)) => (path, Some(query)),
         None => (asked.path.as_str(), None),
     };
-    let path = match normalize_path(path) {
-        Normal::Same => path.to_owned(),
-        Normal::Changed(path) => path,
-        Normal::Refused => {
-            return Err(Error::new(
-                Reason::BadRequest,
-                "the path is not in a safe form",
-            ));
-        }
-    };
+    let path = normal(path)?;
     let fields = header_map(&asked.headers)?;
     let head = RequestHead {
         method: &asked.method,
@@ -134,6 +125,17 @@ fn outbound(shared: &Shared, asked: &Asked, steps: &mut Steps) -> Outcome {
         return Ok(("redirect", Some(status.as_u16())));
     }
     backends(rule, steps)
+}
+
+fn normal(path: &str) -> Result<String, Error> {
+    match normalize_path(path) {
+        Normal::Same => Ok(path.to_owned()),
+        Normal::Changed(path) => Ok(path),
+        Normal::Refused => Err(Error::new(
+            Reason::BadRequest,
+            "the path is not in a safe form",
+        )),
+    }
 }
 
 /// Every backend with its share, its endpoints and its policy.
@@ -219,10 +221,10 @@ fn inbound(shared: &Shared, asked: &Asked, steps: &mut Steps) -> Outcome {
             Some(SpiffeId::parse(&uri).map_err(bad)?)
         }
     };
-    let path = asked.path.split('?').next().unwrap_or_default();
+    let path = normal(asked.path.split('?').next().unwrap_or_default())?;
     let call = Call {
         peer: peer.as_ref(),
-        http: Some((&asked.method, path)),
+        http: Some((&asked.method, &path)),
         port: asked.port,
     };
     let verdict = authorize(&shared.inbound.load(), &call);

@@ -57,7 +57,8 @@ pub struct Shared {
     outgoing: mpsc::Sender<Outgoing>,
     pub(crate) events: (Mutex<VecDeque<Value>>, Condvar),
     app_ready: AtomicBool,
-    has_inbound: AtomicBool,
+    /// Whether the workload's own record is in force; until then nobody is let in.
+    pub has_inbound: AtomicBool,
     pub(crate) connected: AtomicBool,
     /// Turns true once, when draining begins.
     pub draining: watch::Sender<bool>,

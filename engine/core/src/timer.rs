@@ -150,12 +150,12 @@ impl hyper::rt::Timer for CoarseTimer {
 
 impl hyper::rt::Sleep for Deadline {}
 
-/// Run `future` with a deadline; `None`: it was not done in time.
-pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
+/// Run `future` with a deadline; `None`: it was not done in time. The caller pins or boxes it:
+/// taken by value it would be stored twice, as argument and as local.
+pub async fn within<T>(limit: Duration, mut future: impl Future<Output = T> + Unpin) -> Option<T> {
     let mut deadline = std::pin::pin!(Deadline::after(limit));
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(done) = future.as_mut().poll(cx) {
+        if let Poll::Ready(done) = Pin::new(&mut future).poll(cx) {
             return Poll::Ready(Some(done));
         }
         deadline.as_mut().poll(cx).map(|()| None)
@@ -194,7 +194,8 @@ mod tests {
                     within(Duration::from_secs(9), std::future::ready(7)).await,
                     Some(7)
                 );
-                let yielded = within(Duration::from_secs(9), tokio::task::yield_now()).await;
+                let yield_now = Box::pin(tokio::task::yield_now());
+                let yielded = within(Duration::from_secs(9), yield_now).await;
                 assert!(yielded.is_some());
             }
             WAITS.with_borrow(|waits| assert!(waits.slots.len() <= 1, "{}", waits.slots.len()));

@@ -151,7 +151,8 @@ def target(policy: Object) -> str | None:
     """Return what *policy* is attached to; None for its whole namespace."""
     spec = policy["spec"]
     refs: Iterable[Object] = spec.get("targetRefs") or filter(None, [spec.get("targetRef")])
-    named = [f"{ref['kind'].lower()}/{ref['name']}" for ref in refs]
+    # Objects are kept as they were written, and Service is the default.
+    named = [f"{ref.get('kind', 'Service').lower()}/{ref['name']}" for ref in refs]
     labels = labels_text((spec.get("selector") or {}).get("matchLabels"))
     return ",".join(named) or labels
 

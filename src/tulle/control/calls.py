@@ -14,13 +14,13 @@ from tulle.control.bodies import BadBody, BodyTooLarge, read_object
 from tulle.control.bounds import TooMany
 from tulle.control.objects import success
 from tulle.control.proxies import proxy_rows
-from tulle.control.resolve import DescribedRequest
+from tulle.control.resolve import DescribedRequest, Destination
 from tulle.control.streams import LineStream, Slots
 from tulle.control.tap import Tap, TapFilter
 from tulle.errors import NotFound
 from tulle.identity.tokens import Grant
 from tulle.mesh.change import Change, Delete, Outcome, Put
-from tulle.mesh.select import selected_workloads
+from tulle.mesh.select import selected_workloads, served_port
 from tulle.resources.model import DEFAULT_NAMESPACE, ObjectName, ResourceKey
 from tulle.resources.parse import parse_objects
 from tulle.resources.registry import KINDS
@@ -117,8 +117,8 @@ class Calls:
         callers = self._peers_of(body.from_)
         if not callers:
             raise NotFound(f"no connected workload is, or belongs to, '{body.from_}'")
-        destinations = self._peers_of(body.to)
-        answer = await self._plane.resolver.resolve(described, callers[0], destinations)
+        destination = self._destination(described)
+        answer = await self._plane.resolver.resolve(described, callers[0], destination)
         return JSONResponse(answer)
 
     async def proxies(self, request: Request) -> Response:
@@ -213,6 +213,21 @@ class Calls:
         )
         live = [peer for peer in found if peer is not None and peer.connected]
         return sorted(live, key=lambda peer: not peer.ready)
+
+    def _destination(self, request: DescribedRequest) -> Destination | None:
+        """The connected workload of the called service to ask; a ready one if there is any."""
+        peer = next(iter(self._peers_of(request.service)), None)
+        if peer is None:
+            return None
+        mesh = self._plane.mesh
+        service = mesh.service(ObjectName(*request.service.split("/", 1)))
+        workload = mesh.workload(peer.workload.object_name)
+        if service is not None and workload is not None:
+            for port in service.spec.ports:
+                served = served_port(port, workload)
+                if port.port == request.port and served is not None:
+                    return Destination(peer, served.port)
+        return Destination(peer, request.port)
 
     async def _entries(self, tap_filter: TapFilter) -> AsyncGenerator[dict[str, Any], None]:
         tap: Tap = self._plane.taps.open(tap_filter, self._live())

@@ -42,6 +42,7 @@ def _row(plane: ControlPlane, name: str) -> dict[str, Any]:
         "records": [
             _record(plane.publisher, peer, record, held)
             for record, held in sorted(peer.records.items())
+            if not peer.connected or plane.publisher.published_version(record) is not None
         ],
     }
 

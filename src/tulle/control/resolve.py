@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tulle.control.bounds import TooMany
 from tulle.errors import TimedOut, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tulle.control.hub import Hub
     from tulle.control.peers import Peer
 
@@ -26,6 +24,8 @@ class DescribedRequest:
     """`namespace/name`."""
 
     port: int
+    """The service's port for the caller's sidecar, the app's for the destination's."""
+
     method: str
     path: str
     headers: tuple[tuple[str, str], ...]
@@ -43,6 +43,15 @@ class DescribedRequest:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Who would be sent the request."""
+
+    peer: Peer
+    port: int
+    """The app's port: policies call it so."""
+
+
 class Resolver:
     """Sends questions and matches the answers to them."""
 
@@ -54,12 +63,11 @@ class Resolver:
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def resolve(
-        self, request: DescribedRequest, caller: Peer, destinations: Sequence[Peer]
+        self, request: DescribedRequest, caller: Peer, destination: Destination | None
     ) -> dict[str, Any]:
-        """Ask the caller's sidecar, then for a request that it forwards a destination's.
+        """Ask the caller's sidecar, then for a request that it forwards the destination's.
 
-        *destinations* are the connected workloads of the service; without any,
-        the caller's answer is all there is.
+        Without a *destination* the caller's answer is all there is.
 
         Raises:
             TimedOut: a sidecar did not answer in time.
@@ -67,10 +75,11 @@ class Resolver:
             TooMany: too many questions are open.
         """
         outbound = await self._ask(caller, request.body("outbound", None))
-        if outbound["outcome"] != "forward" or not destinations:
+        if outbound["outcome"] != "forward" or destination is None:
             return outbound
         principal = caller.identity.removeprefix("spiffe://")
-        inbound = await self._ask(destinations[0], request.body("inbound", principal))
+        there = replace(request, port=destination.port)
+        inbound = await self._ask(destination.peer, there.body("inbound", principal))
         return {**inbound, "steps": [*outbound["steps"], *inbound["steps"]]}
 
     def answered(self, question_id: int, result: dict[str, Any]) -> None:

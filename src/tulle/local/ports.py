@@ -4,6 +4,7 @@ They lie below the range that the kernel takes outgoing connections from (32768 
 that no connection can sit on the port of an app that is just being restarted.
 """
 
+import contextlib
 import socket
 import zlib
 from pathlib import Path
@@ -62,14 +63,23 @@ def holder_of(port: int) -> str | None:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
-        try:
-            links = [str(file.readlink()) for file in (entry / "fd").iterdir()]
-            name = (entry / "comm").read_text().strip()
-        except OSError:  # it ended, or belongs to someone else
-            continue
-        if any(f"socket:[{inode}]" in links for inode in inodes):
-            return f"process {entry.name} ({name})"
+        if not inodes.isdisjoint(_sockets(entry)):
+            return f"process {entry.name} ({(entry / 'comm').read_text().strip()})"
     return None
+
+
+def _sockets(process: Path) -> set[str]:
+    """Return the inodes of the sockets of *process*, none for one of another user."""
+    found = set()
+    try:
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                kind, _, inode = str(descriptor.readlink()).partition(":")
+                if kind == "socket":
+                    found.add(inode.strip("[]"))
+    except OSError:  # it ended, or belongs to someone else
+        return set()
+    return found
 
 
 def _listening(port: int) -> set[str]:

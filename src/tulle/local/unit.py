@@ -262,9 +262,10 @@ class Unit:
         self._to("ready")
 
     def _fail(self, message: str) -> None:
-        if message != self.reason and not self._around.in_terminal:  # else the caller raises it
+        reason = message.removeprefix(f"{self.name}: ")  # beside it, a status has the name anyway
+        if reason != self.reason and not self._around.in_terminal:  # else the caller raises it
             self._around.console.problem(message)
-        self.state, self.reason = "failed", message
+        self.state, self.reason = "failed", reason
 
     def _to(self, state: State, reason: str | None = None) -> None:
         if (state, reason) == (self.state, self.reason):

@@ -7,7 +7,7 @@ from tulle.resources.authorizationpolicy import AuthorizationPolicy
 from tulle.resources.model import LabelSelector, ObjectName
 from tulle.resources.peerauthentication import PeerAuthentication
 from tulle.resources.service import Service, ServicePort
-from tulle.resources.workload import Workload
+from tulle.resources.workload import Workload, WorkloadPort
 
 ROOT_NAMESPACE = "tulle-system"
 """Policies here are about the workloads of every namespace."""
@@ -71,10 +71,16 @@ def port_pairs(service: Service, workload: Workload) -> tuple[tuple[int, int], .
 
 def inbound_port(port: ServicePort, workload: Workload) -> int | None:
     """Return where the workload's sidecar takes traffic for *port*; None if it does not."""
+    served = served_port(port, workload)
+    return None if served is None else served.listen
+
+
+def served_port(port: ServicePort, workload: Workload) -> WorkloadPort | None:
+    """Return the port of *workload* that *port* of a Service leads to, if there is one."""
     target = port.port if port.target_port is None else port.target_port
     for served in workload.spec.ports:
         if target in (served.port, served.name):
-            return served.listen
+            return served
     return None
 
 

@@ -33,12 +33,12 @@ class LoadBalancer(Model):
 
 
 class Limits(Model):
-    """Bounds per calling sidecar; what is beyond them gets 503 at once."""
+    """Bounds per calling sidecar; what is beyond them gets 503."""
 
     connections: Count = 1024
     """Open connections to all endpoints together."""
     pending: Count = 1024
-    """Requests that wait for a connection."""
+    """HTTP/1.1 requests that wait for a connection, each no longer than `timeouts.connect`."""
     requests: Count = 1024
     """Requests in flight."""
 
@@ -49,9 +49,10 @@ class Timeouts(Model):
     connect: Interval | None = None
     """Until a connection is open, TLS included; 1s if not given."""
     request: Timeout | None = None
-    """From the request's head to the end of the answer, with all retries; 15s if not given."""
+    """From the request's head to the answer's head, with all retries; 15s if not given. A
+    route's own `timeouts.request` holds to the end of the answer."""
     per_try: Timeout | None = None
-    """One try; no bound if not given."""
+    """One try, to the answer's head; no bound if not given."""
 
     @model_validator(mode="after")
     def _try_fits_request(self) -> "Timeouts":
@@ -91,9 +92,10 @@ class Retry(Model):
         "reset",
         "unavailable",
     )
-    """What counts as failed. All but connect-failure are for requests that may be repeated."""
+    """What counts as failed. `reset` and `timeout` are for idempotent methods only, unless nothing
+    of the request was sent; the others are for every method."""
     codes: Annotated[tuple[RetryCode, ...], Field(max_length=32)] = ()
-    """Statuses that count as failed besides."""
+    """Statuses that count as failed besides, for every method."""
     attempts: RetryAttempts = 2
     """Tries after the first."""
     backoff: Backoff = Field(default_factory=Backoff)
@@ -104,9 +106,9 @@ class RetryBudget(Model):
     """How much retries may add to the load of the backend, per calling sidecar."""
 
     percent: Percent = 20
-    """Retries by requests over the last ten seconds."""
+    """Each request earns this part of a retry; at most 1000 retries are saved up."""
     min_per_second: Rate = 10
-    """Always allowed, so that rare requests can be retried too."""
+    """Always allowed, so that rare requests can be retried too; two seconds' worth at once."""
 
 
 class OutlierDetection(Model):
@@ -115,9 +117,10 @@ class OutlierDetection(Model):
     disabled: Boolean = False
     """Leaves no endpoint out."""
     consecutive_failures: Count = 5
-    """Failed requests in a row that eject an endpoint."""
+    """Failed tries in a row that eject an endpoint: no answer, or one of 500 to 599."""
     base_ejection: Interval | None = None
-    """The first ejection; grows with each further one. 1s if not given."""
+    """The first ejection; doubles with each further one until a request succeeds. 1s if not
+    given."""
     max_ejection: Interval | None = None
     """Never longer; 10s if not given."""
     max_ejected_percent: Percent = 50

@@ -79,6 +79,7 @@ class Conversation:
 
     def __init__(self, told: Told, reader: Reader, writer: Writer) -> None:
         self.told, self.reader, self.writer = told, reader, writer
+        self.ends = False
 
     async def run(self) -> None:
         """Answer until either side closes."""
@@ -88,17 +89,21 @@ class Conversation:
                 head = await self.reader.readuntil(b"\r\n\r\n")
                 request = Request(head, self.reader, self.writer)
                 self.told.paths[request.path] += 1
-                word, *rest = request.path.removeprefix("/do/").split("/")
-                known = request.path.startswith("/do/")
-                handler = getattr(self, f"do_{word}") if known else self.echo
-                if await handler(request, *rest) == "close":
-                    return
-                if request.headers.get("connection") == "close":
+                await self.answer_to(request)
+                if self.ends or request.headers.get("connection") == "close":
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
             self.writer.close()
+
+    async def answer_to(self, request: Request) -> None:
+        """Do what the path says."""
+        if not request.path.startswith("/do/"):
+            await self.echo(request)
+            return
+        word, *rest = request.path.removeprefix("/do/").split("/")
+        await getattr(self, f"do_{word}")(request, *rest)
 
     async def answer(self, status: int, body: bytes = b"", *fields: str) -> None:
         """Send a whole answer."""
@@ -166,9 +171,9 @@ class Conversation:
         """Never answer."""
         await self.reader.read()
 
-    async def do_reset(self, request: Request) -> str:
+    async def do_reset(self, request: Request) -> None:
         """Close without an answer."""
-        return "close"
+        self.ends = True
 
     async def do_flaky(self, request: Request, failures: str, code: str) -> None:
         """Answer *code* for the first *failures* requests of this target, then 200."""
@@ -177,10 +182,10 @@ class Conversation:
         await request.body(self.told)
         await self.answer(int(code) if failed else 200)
 
-    async def do_garbage(self, request: Request) -> str:
+    async def do_garbage(self, request: Request) -> None:
         self.writer.write(b"this is no HTTP\r\n\r\n")
         await self.writer.drain()
-        return "close"
+        self.ends = True
 
     async def do_bytes(self, request: Request, length: str) -> None:
         head = f"HTTP/1.1 200 OK\r\nx-app: {NAME}\r\ncontent-length: {length}\r\n\r\n"
@@ -206,12 +211,12 @@ class Conversation:
         length, digest = await request.body(self.told)
         await self.answer(200, json.dumps({"length": length, "sha256": digest}).encode())
 
-    async def do_early(self, request: Request) -> str:
+    async def do_early(self, request: Request) -> None:
         """Answer before the body has come, and close."""
         await self.answer(413, b"", "connection: close")
-        return "close"
+        self.ends = True
 
-    async def do_upgrade(self, request: Request) -> str:
+    async def do_upgrade(self, request: Request) -> None:
         """Switch to the protocol that was asked for, which sends back what it gets."""
         protocol = request.headers["upgrade"]
         head = f"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n"
@@ -219,7 +224,7 @@ class Conversation:
         while data := await self.reader.read(65536):
             self.writer.write(data)
             await self.writer.drain()
-        return "close"
+        self.ends = True
 
 
 def pieces(length: int):

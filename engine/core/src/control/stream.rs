@@ -261,6 +261,8 @@ impl Client {
     }
 
     fn down(&mut self, error: &LinkError) {
+        // What came last before the outage is what a new process has to start from.
+        self.holdings.flush();
         let host = self.keyring.host();
         if self.up == Some(true) {
             host.connected(false);

@@ -51,6 +51,11 @@ impl ServiceKey {
         &self.full[..self.slash]
     }
 
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.full[self.slash + 1..]
+    }
+
     /// `namespace/name`.
     pub fn as_str(&self) -> &str {
         &self.full

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use crate::head::decode_path;
 use crate::plan::inbound::{FromPlan, InboundPlan, PolicyPlan, RulePlan, ToPlan};
 use crate::record::Action;
 use crate::tls::SpiffeId;
 
 /// What is known of the caller and its request.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     /// Whom mTLS proved the caller to be; `None`: plaintext.
     pub peer: Option<&'a SpiffeId>,
@@ -31,7 +32,7 @@ pub struct Verdict {
 
 /// Decide on `call`.
 pub fn authorize(plan: &InboundPlan, call: &Call<'_>) -> Verdict {
-    if let Some(verdict) = first_match(&plan.deny, call, Action::Deny) {
+    if let Some(verdict) = denied(plan, call) {
         return verdict;
     }
     if let Some(verdict) = first_match(&plan.allow, call, Action::Allow) {
@@ -47,6 +48,19 @@ pub fn authorize(plan: &InboundPlan, call: &Call<'_>) -> Verdict {
         policy: None,
         source: None,
     }
+}
+
+/// A path with escapes is read both ways: what is denied stays so in either spelling.
+fn denied(plan: &InboundPlan, call: &Call<'_>) -> Option<Verdict> {
+    if plan.deny.is_empty() {
+        return None;
+    }
+    first_match(&plan.deny, call, Action::Deny).or_else(|| {
+        let (method, path) = call.http?;
+        let decoded = decode_path(path)?;
+        let http = Some((method, decoded.as_str()));
+        first_match(&plan.deny, &Call { http, ..*call }, Action::Deny)
+    })
 }
 
 fn first_match(policies: &[PolicyPlan], call: &Call<'_>, action: Action) -> Option<Verdict> {
@@ -198,6 +212,23 @@ mod tests {
             decide(&plan, None, Some(("GET", "/"))),
             (Action::Deny, None)
         );
+    }
+
+    #[test]
+    fn an_escape_does_not_hide_what_is_denied_nor_reveal_what_is_allowed() {
+        let paths = json!([to(&[], &["/admin/*"])]);
+        let deny = plan(
+            "allow",
+            json!([policy("a/d", "deny", json!([]), paths.clone())]),
+        );
+        let allow = plan("allow", json!([policy("a/a", "allow", json!([]), paths)]));
+        for path in ["/admin%2Fusers", "/%2Fadmin/users", "/admin%5cusers"] {
+            let get = Some(("GET", path));
+            assert_eq!(decide(&deny, Some(WEB), get).0, Action::Deny, "{path}");
+            assert_eq!(decide(&allow, Some(WEB), get).0, Action::Deny, "{path}");
+        }
+        let other = Some(("GET", "/shop%2Fadmin"));
+        assert_eq!(decide(&deny, Some(WEB), other).0, Action::Allow);
     }
 
     #[test]

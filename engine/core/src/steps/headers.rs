@@ -328,7 +328,8 @@ mod tests {
         headers.append("x-tull", HeaderValue::from_static("kept"));
         headers.append("x-forwarded-client-certs", HeaderValue::from_static("kept"));
         strip_own(&mut headers);
-        let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["x-tull", "x-forwarded-client-certs"]);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["x-forwarded-client-certs", "x-tull"]);
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod authorize;
 pub mod balance;
+pub mod framing;
 pub mod headers;
 pub mod limit;
 pub mod outlier;

@@ -70,13 +70,16 @@ impl Drop for ConnectionPermit {
 /// # Errors
 /// [`Reason::ConnectFailed`], [`Reason::TlsFailed`] or [`Reason::NoIdentity`].
 pub async fn connect(worker: &Rc<Worker>, target: &Target, alpn: Alpn) -> Result<Connected, Error> {
-    within(target.connect_timeout, connect_now(worker, target, alpn))
-        .await
-        .unwrap_or_else(|| {
-            let limit = target.connect_timeout.as_millis();
-            let detail = format!("no connection to {} within {limit} ms", target.address);
-            Err(Error::new(Reason::ConnectFailed, detail))
-        })
+    within(
+        target.connect_timeout,
+        Box::pin(connect_now(worker, target, alpn)),
+    )
+    .await
+    .unwrap_or_else(|| {
+        let limit = target.connect_timeout.as_millis();
+        let detail = format!("no connection to {} within {limit} ms", target.address);
+        Err(Error::new(Reason::ConnectFailed, detail))
+    })
 }
 
 async fn connect_now(worker: &Rc<Worker>, target: &Target, alpn: Alpn) -> Result<Connected, Error> {

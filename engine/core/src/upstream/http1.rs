@@ -27,9 +27,13 @@ pub const BUFFER_MAX: usize = 64 * 1024;
 /// Most header lines of a response.
 pub const HEADERS_MAX: usize = 128;
 
-/// A connection and its sender.
+/// A connection and its sender. Boxed: it moves between pool, request and response body, and its
+/// buffers' bookkeeping alone is a kilobyte.
 #[derive(Debug)]
-pub struct Http1 {
+pub struct Http1(Box<Open>);
+
+#[derive(Debug)]
+struct Open {
     sender: SendRequest<RequestBody>,
     connection: Connection<TokioIo<Stream>, RequestBody>,
     closed: bool,
@@ -50,7 +54,10 @@ pub struct Failed {
 /// The options of every client connection.
 pub(crate) fn builder() -> Builder {
     let mut builder = Builder::new();
-    builder.max_buf_size(BUFFER_MAX).max_headers(HEADERS_MAX);
+    builder
+        .max_buf_size(BUFFER_MAX)
+        .max_headers(HEADERS_MAX)
+        .writev(false);
     builder
 }
 
@@ -66,30 +73,28 @@ impl Http1 {
             .await
             .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
         let expires_us = connected.expires_us;
-        Ok(Http1 {
+        Ok(Http1(Box::new(Open {
             sender,
             connection,
             closed: false,
             key,
             expires_us,
             permit,
-        })
+        })))
     }
 
     /// Drive the connection.
     pub fn poll(&mut self, cx: &mut Context<'_>) {
-        // The outcome reaches the request through its own future or body.
-        if !self.closed && Pin::new(&mut self.connection).poll(cx).is_ready() {
-            self.closed = true;
-        }
+        self.0.poll(cx);
     }
 
     /// Whether a request may be sent now.
     pub fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll(cx);
-        !self.closed
-            && self.expires_us.is_none_or(|end| now_us() < end)
-            && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+        let open = &mut *self.0;
+        open.poll(cx);
+        !open.closed
+            && open.expires_us.is_none_or(|end| now_us() < end)
+            && matches!(open.sender.poll_ready(cx), Poll::Ready(Ok(())))
     }
 
     /// Send a request and wait for the head of its response.
@@ -100,11 +105,9 @@ impl Http1 {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
-        let mut response = std::pin::pin!(self.sender.try_send_request(request));
+        let mut response = std::pin::pin!(self.0.sender.try_send_request(request));
         std::future::poll_fn(|cx| {
-            if !self.closed && Pin::new(&mut self.connection).poll(cx).is_ready() {
-                self.closed = true;
-            }
+            self.0.poll(cx);
             response.as_mut().poll(cx)
         })
         .await
@@ -125,21 +128,32 @@ impl Http1 {
 
     /// Whether the connection counts against the limits of `service`.
     pub fn belongs_to(&self, service: &Arc<Service>) -> bool {
-        self.permit
+        self.0
+            .permit
             .as_ref()
             .is_some_and(|permit| Arc::ptr_eq(&permit.0, service))
     }
 
     /// The response has ended: keep the connection for the next request if it is in order.
     pub fn give_back(mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
-        if self.is_usable(cx) {
-            let service = self.permit.as_ref().map(|permit| Arc::clone(&permit.0));
-            pool::check_in(worker, self.key, self);
-            if let Some(service) = service
-                && service.load.pending.load(Relaxed) > 0
-            {
-                service.load.freed.notify_one();
-            }
+        if !self.is_usable(cx) {
+            return;
+        }
+        let waited_for = self.0.permit.as_ref().map(|permit| Arc::clone(&permit.0));
+        pool::check_in(worker, self.0.key, self);
+        if let Some(service) = waited_for
+            && service.load.pending.load(Relaxed) > 0
+        {
+            service.load.freed.notify_one();
+        }
+    }
+}
+
+impl Open {
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        // The outcome reaches the request through its own future or body.
+        if !self.closed && Pin::new(&mut self.connection).poll(cx).is_ready() {
+            self.closed = true;
         }
     }
 }

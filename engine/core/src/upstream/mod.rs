@@ -68,7 +68,7 @@ pub async fn send(
             &target.address.to_string(),
         );
         request = Request::from_parts(parts, body);
-        let response = http2::send(worker, target, request).await?;
+        let response = Box::pin(http2::send(worker, target, request)).await?;
         return Ok(Sent {
             response,
             connection: None,

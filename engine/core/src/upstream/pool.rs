@@ -97,13 +97,18 @@ pub async fn checkout(worker: &Rc<Worker>, target: &Target) -> Result<(Http1, bo
     if let Some(connection) = take_idle(worker, key).await {
         return Ok((connection, false));
     }
+    Box::pin(open(worker, target, key)).await
+}
+
+/// A new connection, or an idle one that came free while waiting for a place.
+async fn open(worker: &Rc<Worker>, target: &Target, key: Key) -> Result<(Http1, bool), Error> {
     let permit = match &target.limits {
         None => None,
         Some((service, limits)) if try_take(&service.load.connections, limits.connections) => {
             Some(ConnectionPermit(Arc::clone(service)))
         }
         Some((service, limits)) => match wait(worker, target, service, limits).await? {
-            Place::Idle(connection) => return Ok((*connection, false)),
+            Place::Idle(connection) => return Ok((connection, false)),
             Place::New(permit) => Some(permit),
         },
     };
@@ -129,7 +134,7 @@ async fn take_idle(worker: &Rc<Worker>, key: Key) -> Option<Http1> {
 }
 
 enum Place {
-    Idle(Box<Http1>),
+    Idle(Http1),
     New(ConnectionPermit),
 }
 
@@ -153,7 +158,7 @@ async fn wait(
         loop {
             let freed = service.load.freed.notified();
             if let Some(connection) = take_idle(worker, key).await {
-                return Place::Idle(Box::new(connection));
+                return Place::Idle(connection);
             }
             if try_take(&service.load.connections, limits.connections) {
                 return Place::New(ConnectionPermit(Arc::clone(service)));
@@ -164,14 +169,16 @@ async fn wait(
             }
         }
     };
-    within(target.connect_timeout, place).await.ok_or_else(|| {
-        let limit = target.connect_timeout.as_millis();
-        let detail = format!(
-            "no connection to {} became free within {limit} ms",
-            service.key
-        );
-        Error::new(Reason::PendingLimit, detail)
-    })
+    within(target.connect_timeout, Box::pin(place))
+        .await
+        .ok_or_else(|| {
+            let limit = target.connect_timeout.as_millis();
+            let detail = format!(
+                "no connection to {} became free within {limit} ms",
+                service.key
+            );
+            Error::new(Reason::PendingLimit, detail)
+        })
 }
 
 struct Waiting<'a>(&'a Arc<Service>);

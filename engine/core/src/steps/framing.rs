@@ -1,0 +1,99 @@
+//! A head that two readers could understand differently is refused, so that what the mesh has
+//! checked is what the application reads.
+
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::{Request, Version};
+
+use crate::error::{Error, Reason};
+
+/// Refuse more than one host, one that is none, and a transfer coding other than chunked
+/// (RFC 9112 §3.2 and §6.1, RFC 9113 §8.3.1). Of a length beside chunks nothing is left here:
+/// hyper drops it and closes after the answer (RFC 9112 §6.3).
+///
+/// # Errors
+/// [`Reason::BadRequest`], with what is wrong.
+pub fn check<B>(request: &Request<B>) -> Result<(), Error> {
+    let (headers, authority) = (request.headers(), request.uri().authority());
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    let refused = |detail: &str| Err(Error::new(Reason::BadRequest, detail));
+    if hosts.next().is_some() {
+        return refused("the request has several hosts");
+    }
+    if host.is_some_and(|host| !host.as_bytes().iter().all(|&byte| is_of_host(byte))) {
+        return refused("the host is none");
+    }
+    if let Some(authority) = authority {
+        // In the absolute form of HTTP/1.1 the target counts alone (RFC 9112 §3.2.2).
+        let differs = |host: &[u8]| !authority.as_str().as_bytes().eq_ignore_ascii_case(host);
+        if request.version() == Version::HTTP_2 && host.is_some_and(|host| differs(host.as_bytes()))
+        {
+            return refused("the request has two hosts");
+        }
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return refused("the transfer coding is not chunked");
+        }
+    }
+    Ok(())
+}
+
+/// What a name or address and its port are made of (RFC 3986 §3.2.2); the escapes and
+/// sub-delimiters that it also allows are in no name of a service.
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_refused(version: Version, uri: &str, fields: &[(&'static str, &'static str)]) -> bool {
+        let mut request = Request::builder().version(version).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        check(&request.body(()).expect("a request")).is_err()
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        const TE: &str = "transfer-encoding";
+        for (fields, refused) in [
+            (&[("host", "cart.shop:80")][..], false),
+            (&[("host", "[::1]:80")], false),
+            (&[("host", "")], false),
+            (&[], false),
+            (&[("host", "cart"), ("host", "cart")], true),
+            (&[("host", "ca rt")], true),
+            (&[("host", "cart/x")], true),
+            (&[("host", "user@cart")], true),
+            (&[(TE, "Chunked")], false),
+            (&[(TE, "gzip, chunked")], true),
+            (&[(TE, "chunked"), (TE, "chunked")], true),
+        ] {
+            assert_eq!(
+                is_refused(Version::HTTP_11, "/", fields),
+                refused,
+                "{fields:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_target_and_a_host_that_differ_are_refused_where_both_count() {
+        for (version, uri, host, refused) in [
+            (Version::HTTP_2, "http://cart/", "Cart", false),
+            (Version::HTTP_2, "http://cart/", "other", true),
+            (Version::HTTP_11, "http://cart/", "other", false),
+        ] {
+            assert_eq!(
+                is_refused(version, uri, &[("host", host)]),
+                refused,
+                "{uri} {host}"
+            );
+        }
+    }
+}
