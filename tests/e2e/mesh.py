@@ -32,6 +32,17 @@ CLI_SECONDS = 30
 WORKLOAD_PORT = 8080
 """The port of every program as the mesh knows it; each really listens elsewhere."""
 
+SETTINGS = {
+    "trust_domain": "tulle.local",
+    "proxy_listen": "127.0.0.1:0",
+    "admin_listen": "127.0.0.1:0",
+    "workers": 1,
+    "access_log": "off",
+    "drain_seconds": 5,
+    "reason_header": True,
+}
+"""What sidecars have in common, unless a test says otherwise."""
+
 Protocol = Literal["http", "http2", "grpc", "tcp"]
 
 
@@ -233,19 +244,11 @@ class Namespace:
         """
         folder = self._folder / name
         folder.mkdir()
-        process, inbound = None, []
+        process, app_port = None, None
         if app is not None:
-            port = self._ports.enter_context(reserve_port()).getsockname()[1]
-            told = {**(environment or {}), "PORT": str(port), "NAME": name}
+            app_port = self._ports.enter_context(reserve_port()).getsockname()[1]
+            told = {**(environment or {}), "PORT": str(app_port), "NAME": name}
             process = Process(app.command, folder / "app.log", told)
-            inbound = [
-                {
-                    "port": WORKLOAD_PORT,
-                    "protocol": app.protocol,
-                    "listen": "127.0.0.1:0",
-                    "app": f"127.0.0.1:{port}",
-                }
-            ]
         labels = {"app": re.sub(r"-\d+$", "", name)} | ({"version": version} if version else {})
         text = {
             "workload": {
@@ -255,34 +258,23 @@ class Namespace:
                 "labels": labels,
                 "zone": None,
             },
-            "trust_domain": "tulle.local",
-            "inbound": inbound,
+            "inbound": [_inbound(app, app_port)] if app and app_port else [],
             "outbound": [
                 {"service": f"{self.name}/{one}", "port": 80, "listen": "127.0.0.1:0"}
                 for one in outbound
             ],
-            "proxy_listen": "127.0.0.1:0",
-            "admin_listen": "127.0.0.1:0",
             "control": self.mesh.hub,
             "state_dir": str(folder / "state"),
-            "probe": {"kind": "tcp"} if inbound else None,
-            "workers": 1,
-            "access_log": "off",
+            "probe": {"kind": "tcp"} if app else None,
             "access_log_path": str(folder / "access.json"),
-            "drain_seconds": 5,
-            "reason_header": True,
             "roots_pem_path": str(self.mesh.roots),
+            **SETTINGS,
             **settings,
         }
         (folder / "settings.json").write_text(json.dumps(text))
         (folder / "token").write_text(self.mesh.plane.new_token(self.name, labels["app"]))
-        sidecar = Process(
-            self.mesh.command(
-                *("sidecar", "--settings", str(folder / "settings.json")),
-                *("--token-file", str(folder / "token")),
-            ),
-            folder / "sidecar.log",
-        )
+        files = ("--settings", f"{folder}/settings.json", "--token-file", f"{folder}/token")
+        sidecar = Process(self.mesh.command("sidecar", *files), folder / "sidecar.log")
         self.workloads[name] = Workload(name, process, sidecar, folder)
         return self.workloads[name]
 
@@ -323,3 +315,12 @@ class Namespace:
         except NotFound:
             return False
         return bool(proxy["ready"]) and all(one["in_sync"] for one in proxy["records"])
+
+
+def _inbound(app: App, port: int) -> dict[str, Any]:
+    return {
+        "port": WORKLOAD_PORT,
+        "protocol": app.protocol,
+        "listen": "127.0.0.1:0",
+        "app": f"127.0.0.1:{port}",
+    }

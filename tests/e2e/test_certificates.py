@@ -100,15 +100,14 @@ class Conversation(threading.Thread):
             yield b"milk"
 
 
-def seconds_until_closed(address: str) -> float:
-    """Open a connection that carries bytes, and return how long it lasts."""
+def connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    began = time.monotonic()
-    with socket.create_connection((host, int(port)), timeout=TTL + 5) as connection:
-        connection.sendall(b"x")
-        assert connection.recv(1) == b"x"
-        assert connection.recv(1) == b""
-    return time.monotonic() - began
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def echoes(connection: socket.socket) -> bool:
+    connection.sendall(b"x")
+    return connection.recv(1) == b"x"
 
 
 def renewals(sidecar: Sidecar) -> int:
@@ -116,35 +115,42 @@ def renewals(sidecar: Sidecar) -> int:
 
 
 @pytest.mark.timeout(SECONDS + 60)
-def test_certificates_are_renewed_under_load_and_no_request_fails(mesh: Mesh) -> None:
-    """HTTP and gRPC see nothing of it; a connection of bytes ends with its certificate.
+def test_certificates_are_renewed_under_load_and_nothing_fails(mesh: Mesh) -> None:
+    """Nobody notices, on connections of any kind, with a control plane that is killed meanwhile.
 
-    An HTTP connection takes no new requests when its certificate is about to end, a stream on it
-    goes on. What bytes mean is unknown to the mesh, so that it cannot let them end in order: the
-    connection is closed when the certificate that opened it ends.
+    An HTTP connection takes no new requests when a certificate of it is about to end, and streams
+    on it go on. A connection of bytes lives on as it was authenticated: what its bytes mean is
+    unknown to the mesh, so that it cannot ask it to end.
     """
     cart, web = mesh.sidecars["shop/cart-1"], mesh.sidecars["shop/web-1"]
     root = mesh.text("/tulle/v1/ca/bundle")
     conversation = Conversation(web.outbound(90))
-    began = time.monotonic()
-    with Load(web.outbound(80)) as load:
+    end = time.monotonic() + SECONDS
+    with Load(web.outbound(80)) as load, connect(web.outbound(70)) as connection:
         conversation.start()
-        lives = [seconds_until_closed(web.outbound(70)) for _ in range(3)]
+        echoed = talk_until(end - SECONDS / 2, connection)
         mesh.server.kill()
         mesh.start_server()
-        remaining = SECONDS - (time.monotonic() - began)
-        assert not conversation.failure
-        conversation.join(remaining)
-        wanted = SECONDS // TTL
+        echoed += talk_until(end, connection)
         counts = [renewals(cart), renewals(web)]
-    conversation.end()
+        conversation.end()
 
     assert load.failures == []
     assert load.requests > SECONDS * 150
     assert (conversation.failure, conversation.answered > SECONDS * 5) == (None, True)
-    assert min(counts) >= wanted
-    assert all(TTL * 0.3 <= life <= TTL + 1 for life in lives), lives
+    assert (all(echoed), len(echoed) > SECONDS) == (True, True)
+    assert min(counts) >= SECONDS // TTL
     assert mesh.text("/tulle/v1/ca/bundle") == root
+
+
+def talk_until(end: float, connection: socket.socket) -> list[bool]:
+    """Send a byte to and fro four times a second."""
+    pause = threading.Event()
+    echoed = []
+    while time.monotonic() < end:
+        echoed.append(echoes(connection))
+        pause.wait(0.25)
+    return echoed
 
 
 def files_with(folder: Path, pattern: bytes) -> list[Path]:

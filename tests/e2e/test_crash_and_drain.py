@@ -91,9 +91,7 @@ def test_without_retries_the_same_crash_is_seen(pair: Namespace) -> None:
         """
     )
 
-    result = at_rate(
-        web.proxy, "http://cart/", RATE, 1.0, lambda: pair.workloads["cart-1"].app.kill()
-    )
+    result = at_rate(web.proxy, "http://cart/", RATE, 1.0, pair.workloads["cart-1"].app.kill)
 
     assert result.outcomes["503 app-unreachable"] > 0
     assert retries(web) == 0

@@ -1,6 +1,7 @@
 """What a request looks like on the other side of two sidecars, and what the caller gets back."""
 
 import hashlib
+import http.client
 import json
 import re
 from collections.abc import Iterator
@@ -254,6 +255,46 @@ def test_an_answer_before_the_end_of_the_body_reaches_the_caller(web: Workload) 
         )
         connection.sendall(b"some")
         assert status_of(read_until(connection, b"\r\n\r\n")) == 413
+
+
+@pytest.mark.parametrize("how", ["told", "silent", "body"])
+def test_a_program_that_closes_after_each_answer_loses_no_request(web: Workload, how: str) -> None:
+    with Client(web.proxy) as client:
+        answers = [client.get(f"http://cart/do/close/{how}") for _ in range(200)]
+
+    assert {(answer.status, answer.body) for answer in answers} == {(200, b"hello")}
+
+
+def test_a_body_that_ends_too_early_is_an_error_for_the_caller_too(web: Workload) -> None:
+    with pytest.raises(http.client.IncompleteRead):
+        get(web.proxy, "http://cart/do/short")
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "status"), [(50, 500, 200), (10, 20_000, 502), (200, 1, 502)]
+)
+def test_an_answers_head_is_bounded(web: Workload, count: int, size: int, status: int) -> None:
+    answer = get(web.proxy, f"http://cart/do/fields/{count}/{size}")
+
+    assert answer.status == status
+
+
+def test_only_the_final_answer_counts(web: Workload) -> None:
+    with Client(web.proxy) as client:
+        answer = client.get("http://cart/do/hints")
+        next_answer = client.get("http://cart/next")
+
+    assert (answer.status, answer.body) == (200, b"final")
+    assert next_answer.json()["target"] == "/next"
+
+
+def test_a_get_may_have_a_body_and_a_post_none(web: Workload) -> None:
+    with_body = call(web.proxy, "GET", "http://cart/x", b"12345").json()
+    without = call(web.proxy, "POST", "http://cart/x", b"").json()
+
+    assert (with_body["method"], with_body["length"]) == ("GET", 5)
+    assert (without["method"], without["length"]) == ("POST", 0)
+    assert without["headers"]["content-length"] == "0"
 
 
 def test_an_answer_that_is_no_http_is_502(web: Workload) -> None:

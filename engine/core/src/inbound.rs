@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::error::{Error, Reason};
@@ -168,6 +168,7 @@ fn unreachable(error: Error) -> Error {
 async fn finish(worker: &Rc<Worker>, sent: Sent, mut seen: Observation) -> Response<ResponseBody> {
     let (mut parts, body) = sent.response.into_parts();
     seen.answered(parts.status, None);
+    parts.version = Version::HTTP_11;
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_hop_by_hop(&mut parts.headers);
     }

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accept;
 pub mod admin;
 pub mod control;
 pub mod discover;

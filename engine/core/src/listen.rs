@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -17,22 +17,19 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsStream};
 
+use crate::accept::{Accepted, authenticate};
 use crate::discover::{self, Entrance};
 use crate::error::{Error, Reason};
 use crate::inbound::{self, App, Caller};
-use crate::observe::names::NONE;
 use crate::outbound;
 use crate::plan::service::Service;
-use crate::record::{MtlsMode, Protocol};
+use crate::record::Protocol;
 use crate::respond::{Asked, respond};
 use crate::tcp;
 use crate::timer::{CoarseTimer, Deadline, within};
-use crate::tls;
 use crate::upstream::body::ResponseBody;
-use crate::upstream::connect::Alpn;
-use crate::upstream::http1::{BUFFER_MAX, HEADERS_MAX};
+use crate::upstream::http1::BUFFER_MAX;
 use crate::upstream::http2::LocalExecutor;
 use crate::upstream::stream::Stream;
 use crate::worker::Worker;
@@ -42,15 +39,13 @@ pub const CONNECTIONS_MAX: i64 = 16_384;
 /// Longest time for a head to arrive, and for an idle connection to live.
 pub const HEAD_TIME: Duration = Duration::from_secs(60);
 /// Longest time for the first bytes, or a handshake.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Pause after an accept failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Most streams of an HTTP/2 connection at once.
 const STREAMS_MAX: u32 = 256;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// The first byte of a TLS handshake record (RFC 8446 §5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
 /// How the client preface of HTTP/2 begins (RFC 9113 §3.4), and no method does.
 const PREFACE: &[u8] = b"PRI";
 
@@ -159,7 +154,7 @@ async fn connection(open: Open, purpose: Purpose, stream: TcpStream) {
                 _ => plain_http(worker, &Entrance::service(service, port, local), stream).await,
             }
         }
-        Purpose::Inbound(app) => accept_inbound(worker, app, stream).await,
+        Purpose::Inbound(app) => serve_inbound(worker, app, stream).await,
     }
 }
 
@@ -276,66 +271,29 @@ where
 }
 
 /// A connection of another sidecar, or a plain one where the workload lets it in.
-async fn accept_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
-    let refused = &worker.shared.metrics.refused_connections;
-    let mode = worker.shared.inbound.load().mtls(app.port);
-    let is_tls = match mode {
-        MtlsMode::Strict => true,
-        MtlsMode::Disable => false,
-        MtlsMode::Permissive => match within(HANDSHAKE_TIME, Box::pin(first_byte(&stream))).await {
-            Some(Ok(byte)) => byte == TLS_HANDSHAKE,
-            _ => return,
-        },
-    };
-    if !is_tls {
-        let caller = Rc::new(Caller {
-            id: None,
-            name_id: NONE,
-            identity_id: NONE,
-        });
-        let stream = Stream::Plain(stream);
-        return serve_app(worker, app, caller, stream, std::future::pending()).await;
-    }
-    let alpn = match app.protocol {
-        Protocol::Http => Alpn::Http1,
-        Protocol::Http2 | Protocol::Grpc => Alpn::Http2,
-        Protocol::Tcp => Alpn::Tcp,
-    };
-    let Some(config) = worker.shared.server_tls(alpn) else {
-        refused.fetch_add(1, Relaxed);
-        return;
-    };
-    let handshake = TlsAcceptor::from(config).accept(stream);
-    let Some(Ok(stream)) = within(HANDSHAKE_TIME, Box::pin(handshake)).await else {
-        refused.fetch_add(1, Relaxed);
-        return;
-    };
-    let now = SystemTime::now();
-    let Ok(peer) = tls::verified_peer(stream.get_ref().1, now) else {
-        refused.fetch_add(1, Relaxed);
-        return;
-    };
-    let names = &worker.shared.metrics.names;
-    let caller = Rc::new(Caller {
-        name_id: names.id(&format!(
-            "{}/{}",
-            peer.id.namespace(),
-            peer.id.service_account()
-        )),
-        identity_id: names.id(peer.id.as_str()),
-        id: Some(peer.id),
-    });
-    // A connection must not outlive the certificate that opened it.
-    let expiry = Deadline::after(peer.not_after.duration_since(now).unwrap_or_default());
-    let stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
-    serve_app(worker, app, caller, stream, expiry).await;
-}
-
-async fn first_byte(stream: &TcpStream) -> io::Result<u8> {
-    let mut first = [0; 1];
-    match stream.peek(&mut first).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(first[0]),
+async fn serve_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
+    // Boxed: what a handshake needs is not kept while the connection lives.
+    match Box::pin(authenticate(worker, app, stream)).await {
+        Some(Accepted {
+            stream,
+            caller,
+            expiry,
+        }) => {
+            let expiry = async move {
+                match expiry {
+                    Some(expiry) => expiry.await,
+                    None => std::future::pending().await,
+                }
+            };
+            serve_app(worker, app, caller, stream, expiry).await;
+        }
+        None => {
+            worker
+                .shared
+                .metrics
+                .refused_connections
+                .fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -347,14 +305,8 @@ async fn serve_app(
     expiry: impl Future<Output = ()>,
 ) {
     match app.protocol {
-        Protocol::Tcp => {
-            let mut expiry = std::pin::pin!(expiry);
-            let mut carried = Box::pin(tcp::inbound(worker, app, &caller, stream));
-            tokio::select! {
-                () = &mut carried => {}
-                () = &mut expiry => {}
-            }
-        }
+        // Bytes cannot be asked to end: such a connection lives on as it was authenticated.
+        Protocol::Tcp => Box::pin(tcp::inbound(worker, app, &caller, stream)).await,
         Protocol::Http => {
             let handle = |request: Request<Incoming>| {
                 Box::pin(inbound::handle(
@@ -392,7 +344,6 @@ async fn drive_http1<S, F, R>(
         .timer(CoarseTimer)
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(BUFFER_MAX)
-        .max_headers(HEADERS_MAX)
         .writev(false)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service_fn(handle))

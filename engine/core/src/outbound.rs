@@ -1,16 +1,15 @@
 //! The way of a request from the application to another service, step by step.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue, LOCATION};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::discover::{self, Entrance};
@@ -25,7 +24,7 @@ use crate::respond::{Asked, REASON_HEADER, respond};
 use crate::steps::retry::{Conditions, Outcome};
 use crate::steps::route::Routed;
 use crate::steps::{balance, framing, headers, limit, outlier, route, trace};
-use crate::timer::{Deadline, now_s, now_us, within};
+use crate::timer::{Deadline, now_us, until};
 use crate::upgrade;
 use crate::upstream::body::{BodySource, Guards, InFlight, ResponseBody};
 use crate::upstream::{self, Sent, Target};
@@ -94,7 +93,9 @@ async fn carry(
     let port = discover::port(&service, &plan, port_number)?;
     seen.key.service = service.name_id;
     seen.key.protocol = port.protocol;
-    service.last_used_s.store(now_s(), Relaxed);
+    service
+        .last_used_s
+        .store(seen.start_us() / 1_000_000, Relaxed);
 
     headers::strip_own(request.headers_mut());
     trace::ensure(request.headers_mut());
@@ -108,7 +109,10 @@ async fn carry(
         return Ok(Answer::Redirect(redirected(*status, &to)));
     }
     let backend = route::backend(rule)?;
-    let backend_plan = discover::plan(worker, &backend.service).await?;
+    let backend_plan = match Arc::ptr_eq(&backend.service, &service) {
+        true => Arc::clone(&plan),
+        false => discover::plan(worker, &backend.service).await?,
+    };
     let permit = limit::admit(&backend.service, backend_plan.traffic.limits.requests)?;
 
     let upgrade = headers::upgrade(request.headers());
@@ -134,8 +138,8 @@ async fn carry(
     let limit_ms = rule
         .request_ms
         .unwrap_or(backend_plan.traffic.request_timeout_ms);
-    let end = (limit_ms > 0).then(|| Instant::now() + Duration::from_millis(limit_ms));
-    let (sent, in_flight) = journey.tries(parts, &body, seen, end).await?;
+    let end_us = (limit_ms > 0).then(|| seen.start_us().saturating_add(limit_ms * 1000));
+    let (sent, in_flight) = journey.tries(parts, &body, seen, end_us).await?;
     let mut response = sent.response;
     for filters in [&backend.filters, &rule.filters] {
         headers::change(response.headers_mut(), &filters.response);
@@ -149,7 +153,9 @@ async fn carry(
         },
         // A route's own timeout holds for the whole response (GEP-1742); the service's default
         // ends with its head, or it would cut long streams that nobody bounded.
-        deadline: end.filter(|_| rule.request_ms.is_some()).map(Deadline::at),
+        deadline: end_us
+            .filter(|_| rule.request_ms.is_some())
+            .map(Deadline::at_us),
     }))
 }
 
@@ -178,7 +184,7 @@ impl Journey<'_> {
         parts: Parts,
         body: &BodySource,
         seen: &mut Observation,
-        end: Option<Instant>,
+        end_us: Option<u64>,
     ) -> Result<(Sent, InFlight), Error> {
         let conditions = Conditions {
             traffic: &self.plan.traffic,
@@ -196,7 +202,7 @@ impl Journey<'_> {
             };
             seen.tries = retry + 1;
             let request = Request::from_parts(head, body_of_try);
-            let outcome = self.one_try(request, seen, &mut tried, end).await;
+            let outcome = self.one_try(request, seen, &mut tried, end_us).await;
             let ended = match &outcome {
                 Ok((sent, _)) => match peer_failure(seen, &sent.response) {
                     Some(reason) => Outcome::Failed(reason),
@@ -235,7 +241,7 @@ impl Journey<'_> {
         request: Request<upstream::body::RequestBody>,
         seen: &mut Observation,
         tried: &mut Vec<u64>,
-        end: Option<Instant>,
+        end_us: Option<u64>,
     ) -> Result<(Sent, InFlight), Error> {
         let endpoints = self.endpoints().await?;
         let started_us = now_us();
@@ -244,13 +250,19 @@ impl Journey<'_> {
         seen.endpoint(endpoint);
         let target = self.target(endpoint)?;
         let in_flight = InFlight::begin(endpoint);
-        let (limit, reason) = self.limit(end);
-        let sending = std::pin::pin!(upstream::send(self.worker, &target, request));
-        let result = within_optional(limit, sending).await;
-        let result = result.unwrap_or_else(|| {
-            let ms = limit.unwrap_or_default().as_millis();
-            Err(Error::new(reason, format!("no response within {ms} ms")))
-        });
+        let (limit_us, reason) = self.limit(started_us, end_us);
+        let mut sending = std::pin::pin!(upstream::send(self.worker, &target, request));
+        let result = match limit_us {
+            None => sending.await,
+            Some(limit_us) => until(started_us + limit_us, sending.as_mut())
+                .await
+                .unwrap_or_else(|| {
+                    Err(Error::new(
+                        reason,
+                        format!("no response within {} ms", limit_us / 1000),
+                    ))
+                }),
+        };
         self.learn(endpoint, &endpoints, &result, started_us);
         result.map(|sent| (sent, in_flight))
     }
@@ -341,14 +353,14 @@ impl Journey<'_> {
         })
     }
 
-    /// The time left for one try, and what to call it when it runs out.
-    fn limit(&self, end: Option<Instant>) -> (Option<Duration>, Reason) {
+    /// The microseconds left for one try, and what to call it when they run out.
+    fn limit(&self, now_us: u64, end_us: Option<u64>) -> (Option<u64>, Reason) {
         let try_ms = self
             .rule
             .try_ms
             .unwrap_or(self.plan.traffic.per_try_timeout_ms);
-        let one = (try_ms > 0).then(|| Duration::from_millis(try_ms));
-        let all = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let one = (try_ms > 0).then(|| try_ms.saturating_mul(1000));
+        let all = end_us.map(|end_us| end_us.saturating_sub(now_us));
         match (one, all) {
             (Some(one), Some(all)) if one < all => (Some(one), Reason::TryTimeout),
             (Some(one), None) => (Some(one), Reason::TryTimeout),
@@ -381,16 +393,6 @@ impl Journey<'_> {
             guards,
             deadline: None,
         })
-    }
-}
-
-async fn within_optional<T>(
-    limit: Option<Duration>,
-    future: impl Future<Output = T> + Unpin,
-) -> Option<T> {
-    match limit {
-        Some(limit) => within(limit, future).await,
-        None => Some(future.await),
     }
 }
 
@@ -430,6 +432,8 @@ async fn finish(
         deadline,
     } = carried;
     let (mut parts, body) = response.into_parts();
+    // A proxy speaks its own version, whatever the application's (RFC 9110 §6.2).
+    parts.version = Version::HTTP_11;
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_hop_by_hop(&mut parts.headers);
     }

@@ -227,13 +227,15 @@ fn inbound(shared: &Shared, asked: &Asked, steps: &mut Steps) -> Outcome {
         http: Some((&asked.method, &path)),
         port: asked.port,
     };
-    let verdict = authorize(&shared.inbound.load(), &call);
+    let plan = shared.inbound.load();
+    let verdict = authorize(&plan, &call);
     let caller = peer
         .as_ref()
         .map_or("a plaintext caller".to_owned(), ToString::to_string);
     let by = match &verdict.policy {
         Some(policy) => format!("policy {policy}"),
-        None => "no policy matches; the default".to_owned(),
+        None if plan.allow.is_empty() => "the namespace's default".to_owned(),
+        None => "allow policies of which none matches".to_owned(),
     };
     let word = if verdict.action == Action::Allow {
         "allowed"

@@ -6,12 +6,17 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// Precision of deadlines.
 pub const TICK: Duration = Duration::from_millis(10);
+/// Longest time between two looks at what waits.
+const REST: Duration = Duration::from_millis(500);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -26,31 +31,89 @@ pub fn now_s() -> u64 {
 }
 
 thread_local! {
-    static WAITS: RefCell<Waits> = const { RefCell::new(Waits { slots: Vec::new(), free: Vec::new(), ticking: false }) };
+    static WAITS: RefCell<Waits> = const {
+        RefCell::new(Waits { slots: Vec::new(), free: Vec::new(), next_us: 0, hurry: None })
+    };
 }
 
 struct Waits {
-    slots: Vec<Option<(Instant, Waker)>>,
+    slots: Vec<Option<(u64, Waker)>>,
     free: Vec<usize>,
-    ticking: bool,
+    /// When the next tick is; 0: nothing waits and nobody ticks.
+    next_us: u64,
+    /// Wakes the ticking task for a deadline before the next tick.
+    hurry: Option<Rc<Notify>>,
 }
 
 /// A future that is ready at its deadline. Must be used inside a local runtime.
 #[derive(Debug)]
 pub struct Deadline {
-    at: Instant,
+    at_us: u64,
     slot: Option<usize>,
 }
 
 impl Deadline {
     /// Ready `after` from now.
     pub fn after(after: Duration) -> Deadline {
-        Deadline::at(Instant::now() + after)
+        Deadline::at_us(now_us().saturating_add(micros(after)))
     }
 
-    /// Ready at `at`.
-    pub fn at(at: Instant) -> Deadline {
-        Deadline { at, slot: None }
+    /// Ready at `at_us`, microseconds of [`now_us`].
+    pub fn at_us(at_us: u64) -> Deadline {
+        Deadline { at_us, slot: None }
+    }
+}
+
+/// A duration in whole microseconds.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Waits {
+    /// Take a slot, without a look at the clock: a deadline that has passed fires at the tick.
+    fn register(&mut self, at_us: u64, waker: Waker) -> usize {
+        if self.next_us == 0 {
+            self.next_us = now_us() + micros(TICK);
+            let hurry = Rc::new(Notify::new());
+            self.hurry = Some(Rc::clone(&hurry));
+            tokio::task::spawn_local(tick(hurry));
+        } else if at_us < self.next_us
+            && let Some(hurry) = &self.hurry
+        {
+            hurry.notify_one();
+        }
+        let entry = Some((at_us, waker));
+        match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = entry;
+                slot
+            }
+            None => {
+                self.slots.push(entry);
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    /// Collect what is due and say when to look again; `None`: nothing waits.
+    fn collect(&mut self, now_us: u64, due: &mut Vec<Waker>) -> Option<u64> {
+        let mut earliest = u64::MAX;
+        for slot in &mut self.slots {
+            match slot {
+                Some((at_us, _)) if *at_us <= now_us => {
+                    due.extend(slot.take().map(|(_, waker)| waker));
+                }
+                Some((at_us, _)) => earliest = earliest.min(*at_us),
+                None => {}
+            }
+        }
+        if earliest == u64::MAX {
+            self.next_us = 0;
+            self.hurry = None;
+            return None;
+        }
+        self.next_us = earliest.clamp(now_us + micros(TICK), now_us + micros(REST));
+        Some(self.next_us)
     }
 }
 
@@ -58,44 +121,21 @@ impl Future for Deadline {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // On the first poll the deadline is in the future unless it is zero: only then, and when
-        // woken by the tick, is the clock read.
-        WAITS.with_borrow_mut(|waits| match self.slot {
-            Some(slot) => match &mut waits.slots[slot] {
+        WAITS.with_borrow_mut(|waits| {
+            let Some(slot) = self.slot else {
+                self.slot = Some(waits.register(self.at_us, cx.waker().clone()));
+                return Poll::Pending;
+            };
+            match &mut waits.slots[slot] {
                 Some((_, waker)) => {
-                    if !waker.will_wake(cx.waker()) {
-                        *waker = cx.waker().clone();
-                    }
+                    waker.clone_from(cx.waker());
                     Poll::Pending
                 }
-                fired @ None => {
-                    debug_assert!(fired.is_none());
+                None => {
                     waits.free.push(slot);
                     self.slot = None;
                     Poll::Ready(())
                 }
-            },
-            None => {
-                if self.at <= Instant::now() {
-                    return Poll::Ready(());
-                }
-                let entry = Some((self.at, cx.waker().clone()));
-                let slot = match waits.free.pop() {
-                    Some(slot) => {
-                        waits.slots[slot] = entry;
-                        slot
-                    }
-                    None => {
-                        waits.slots.push(entry);
-                        waits.slots.len() - 1
-                    }
-                };
-                self.slot = Some(slot);
-                if !waits.ticking {
-                    waits.ticking = true;
-                    tokio::task::spawn_local(tick());
-                }
-                Poll::Pending
             }
         })
     }
@@ -112,24 +152,21 @@ impl Drop for Deadline {
     }
 }
 
-/// Wake what is due, once a tick, as long as anything waits.
-async fn tick() {
+/// Wake what is due, as long as anything waits; a thread at rest is left alone.
+async fn tick(hurry: Rc<Notify>) {
     let mut due = Vec::new();
+    let mut pause = TICK;
     loop {
-        tokio::time::sleep(TICK).await;
-        let now = Instant::now();
-        let waiting = WAITS.with_borrow_mut(|waits| {
-            for slot in &mut waits.slots {
-                if slot.as_ref().is_some_and(|(at, _)| *at <= now) {
-                    due.extend(slot.take().map(|(_, waker)| waker));
-                }
-            }
-            waits.ticking = due.len() + waits.free.len() < waits.slots.len();
-            waits.ticking
-        });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = hurry.notified() => tokio::time::sleep(TICK).await,
+        }
+        let now = now_us();
+        let next = WAITS.with_borrow_mut(|waits| waits.collect(now, &mut due));
         due.drain(..).for_each(Waker::wake);
-        if !waiting {
-            return;
+        match next {
+            Some(next_us) => pause = Duration::from_micros(next_us - now),
+            None => return,
         }
     }
 }
@@ -144,7 +181,9 @@ impl hyper::rt::Timer for CoarseTimer {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Deadline::at(deadline))
+        Box::pin(Deadline::after(
+            deadline.saturating_duration_since(Instant::now()),
+        ))
     }
 }
 
@@ -152,13 +191,18 @@ impl hyper::rt::Sleep for Deadline {}
 
 /// Run `future` with a deadline; `None`: it was not done in time. The caller pins or boxes it:
 /// taken by value it would be stored twice, as argument and as local.
-pub async fn within<T>(limit: Duration, mut future: impl Future<Output = T> + Unpin) -> Option<T> {
-    let mut deadline = std::pin::pin!(Deadline::after(limit));
+pub async fn within<T>(limit: Duration, future: impl Future<Output = T> + Unpin) -> Option<T> {
+    until(now_us().saturating_add(micros(limit)), future).await
+}
+
+/// As [`within`], up to a time of [`now_us`].
+pub async fn until<T>(end_us: u64, mut future: impl Future<Output = T> + Unpin) -> Option<T> {
+    let mut deadline = Deadline::at_us(end_us);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(done) = Pin::new(&mut future).poll(cx) {
             return Poll::Ready(Some(done));
         }
-        deadline.as_mut().poll(cx).map(|()| None)
+        Pin::new(&mut deadline).poll(cx).map(|()| None)
     })
     .await
 }

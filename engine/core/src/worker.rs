@@ -36,9 +36,12 @@ pub struct Worker {
     pub pool: RefCell<Pool>,
     /// HTTP/2 connections.
     pub http2: Connections,
-    hosts: RefCell<HashMap<Box<str>, (Arc<Service>, u16), ahash::RandomState>>,
+    hosts: RefCell<Hosts>,
     tls: RefCell<TlsConfigs>,
 }
+
+/// Hosts and the service and port they were found to mean.
+type Hosts = HashMap<Box<str>, (Arc<Service>, u16), ahash::RandomState>;
 
 #[derive(Debug, Default)]
 struct TlsConfigs {

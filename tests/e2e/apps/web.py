@@ -187,6 +187,31 @@ class Conversation:
         await self.writer.drain()
         self.ends = True
 
+    async def do_close(self, request: Request, how: str) -> None:
+        """Answer and close: `told` says so, `silent` does not, `body` ends the body by it."""
+        length = "" if how == "body" else "content-length: 5\r\n"
+        told = "connection: close\r\n" if how == "told" else ""
+        head = f"HTTP/1.1 200 OK\r\nx-app: {NAME}\r\n{length}{told}\r\nhello"
+        self.writer.write(head.encode())
+        await self.writer.drain()
+        self.ends = True
+
+    async def do_fields(self, request: Request, count: str, size: str) -> None:
+        """Answer with *count* fields of *size* bytes."""
+        fields = [f"x-field-{number}: {'a' * int(size)}" for number in range(int(count))]
+        await self.answer(200, b"", *fields)
+
+    async def do_hints(self, request: Request) -> None:
+        """Send an informational answer before the final one."""
+        self.writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+        await self.answer(200, b"final")
+
+    async def do_short(self, request: Request) -> None:
+        """Close before the end of the body that was announced."""
+        self.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello")
+        await self.writer.drain()
+        self.ends = True
+
     async def do_bytes(self, request: Request, length: str) -> None:
         head = f"HTTP/1.1 200 OK\r\nx-app: {NAME}\r\ncontent-length: {length}\r\n\r\n"
         self.writer.write(head.encode())

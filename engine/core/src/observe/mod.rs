@@ -112,6 +112,11 @@ impl Observation {
         self.key.reason = reason;
     }
 
+    /// When the head came, microseconds of [`now_us`].
+    pub fn start_us(&self) -> u64 {
+        self.start_us
+    }
+
     /// Microseconds since the head.
     pub fn elapsed_us(&self) -> u64 {
         now_us().saturating_sub(self.start_us)
@@ -161,8 +166,8 @@ impl Observation {
         let (peer, peer_identity) = (name(self.key.peer), name(self.key.peer_identity));
         let (source, source_identity, destination, destination_identity) = match self.key.direction
         {
-            Direction::Outbound => (own, &*own_identity, &*peer, &*peer_identity),
-            Direction::Inbound => (&*peer, &*peer_identity, own, &*own_identity),
+            Direction::Outbound => (own, own_identity, &*peer, &*peer_identity),
+            Direction::Inbound => (&*peer, &*peer_identity, own, own_identity),
         };
         let text = |text: &str| {
             if text.is_empty() {

@@ -19,6 +19,8 @@ pub fn ensure(headers: &mut HeaderMap) {
     let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
     write_hex(&mut text[3..35], trace);
     write_hex(&mut text[36..52], u128::from(span));
+    // Sampled: a parent that is not would make every application drop its part of the trace.
+    text[54] = b'1';
     for dash in [2, 35, 52] {
         text[dash] = b'-';
     }

@@ -195,7 +195,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
-            RequestBody::Replay(replay) if replay.next == 0 => replay.shared.borrow().hint.clone(),
+            RequestBody::Replay(replay) if replay.next == 0 => replay.shared.borrow().hint,
             RequestBody::Replay(_) => SizeHint::default(),
         }
     }

@@ -24,8 +24,9 @@ use crate::worker::Worker;
 
 /// Longest response head; also the most that is buffered of a body.
 pub const BUFFER_MAX: usize = 64 * 1024;
-/// Most header lines of a response.
-pub const HEADERS_MAX: usize = 128;
+/// Most header lines of a request or response: hyper's own bound, the one for which it needs no
+/// memory per message.
+pub const HEADERS_MAX: usize = 100;
 
 /// A connection and its sender. Boxed: it moves between pool, request and response body, and its
 /// buffers' bookkeeping alone is a kilobyte.
@@ -54,10 +55,7 @@ pub struct Failed {
 /// The options of every client connection.
 pub(crate) fn builder() -> Builder {
     let mut builder = Builder::new();
-    builder
-        .max_buf_size(BUFFER_MAX)
-        .max_headers(HEADERS_MAX)
-        .writev(false);
+    builder.max_buf_size(BUFFER_MAX).writev(false);
     builder
 }
 

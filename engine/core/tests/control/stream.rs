@@ -136,7 +136,9 @@ fn after_a_restart_of_the_hub_it_resumes_and_applies_nothing_anew() {
         stream.hear(Kind::Report),
         "reported anew"
     );
-    stream.say(Kind::Unchanged, &json!({"name": OWN, "version": "v1"}));
+    let held = json!({"name": OWN, "version": "v1"});
+    stream.say(Kind::Unchanged, &held);
+    assert_eq!(held, stream.hear(Kind::Ack), "the new hub learns it");
     stream.say(Kind::Resolve, &json!({"id": 1, "request": {}}));
     stream.hear(Kind::Resolved);
     assert_eq!(1, sidecar.host.told().applied);
