@@ -207,6 +207,10 @@ class Sidecar:
         lines = get(self.admin, "/metrics").body.decode().splitlines()
         return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
+    def records(self) -> list[Path]:
+        """The files in which it keeps its records, one each."""
+        return list((self.state_dir / "records").glob("*.record"))
+
     def access_log(self) -> list[dict[str, Any]]:
         """The lines of its access log."""
         whole, _, _ = Path(self.settings["access_log_path"]).read_text().rpartition("\n")

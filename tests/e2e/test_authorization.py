@@ -381,8 +381,9 @@ def test_on_bytes_a_deny_of_http_closes_in_doubt(shop: Shop, policy: Callable[..
 def test_a_sidecar_without_its_record_lets_nobody_in(shop: Shop) -> None:
     """What is denied is in the record: without it nobody can tell."""
     shop.mesh.server.kill()
+    shop.cart.wait_event("disconnected")
     shop.cart.end()
-    damaged = list((shop.cart.state_dir / "records").iterdir())
+    damaged = shop.cart.records()
     for file in damaged:
         file.write_bytes(file.read_bytes()[:-1])
 

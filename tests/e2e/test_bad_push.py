@@ -115,10 +115,7 @@ def refused_row(mesh: Mesh) -> dict[str, Any]:
 def test_a_sidecar_that_restarts_keeps_the_last_good_record(mesh: Mesh) -> None:
     web = mesh.sidecars["shop/web-1"]
     good = mesh.record("shop/web-1", RECORD)["held"].encode()
-    records = web.state_dir / "records"
-    eventually(
-        lambda: any(good in file.read_bytes() for file in records.iterdir()), "it is on disk"
-    )
+    eventually(lambda: any(good in file.read_bytes() for file in web.records()), "it is on disk")
     write(mesh, ROUTE.format(pattern="/a{x}", name="bad"))
     assert mesh.tulle("apply", "-f", "route.yaml").returncode == 0
     eventually(lambda: refused_row(mesh), "the refusal is known")

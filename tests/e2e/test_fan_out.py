@@ -54,7 +54,7 @@ def held(mesh: Mesh, sidecar: Sidecar) -> dict[str, str]:
 
 def kept(sidecar: Sidecar) -> dict[str, int]:
     """The files of its records: each is a new one when it is sent anew."""
-    return {file.name: file.stat().st_ino for file in (sidecar.state_dir / "records").iterdir()}
+    return {file.name: file.stat().st_ino for file in sidecar.records()}
 
 
 def all_kept(mesh: Mesh) -> bool:

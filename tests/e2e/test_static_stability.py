@@ -62,8 +62,8 @@ def endpoints(mesh: Mesh) -> list[str]:
 
 def kept(sidecar: Sidecar) -> dict[str, tuple[int, int]]:
     """The records that a sidecar keeps on disk: each is a new file when it is sent anew."""
-    files = (sidecar.state_dir / "records").iterdir()
-    return {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+    stats = {file.name: file.stat() for file in sidecar.records()}
+    return {name: (found.st_ino, found.st_mtime_ns) for name, found in stats.items()}
 
 
 def statuses(mesh: Mesh) -> dict[str, Any]:

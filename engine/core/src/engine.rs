@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::control::{self, ControlSettings, Host, Joined, Outgoing};
 use crate::inbound::App;
 use crate::listen::{self, Purpose};
-use crate::settings::Settings;
+use crate::settings::{InboundSettings, OutboundSettings, Settings};
 use crate::shared::Shared;
 use crate::tls::{Identity, SpiffeId};
 use crate::worker::Worker;
@@ -50,6 +50,53 @@ struct Ready {
     outgoing: mpsc::Receiver<Outgoing>,
 }
 
+/// The listeners while they are bound.
+struct Sockets(Listeners);
+
+impl Sockets {
+    fn new(workers: usize) -> Sockets {
+        Sockets((0..workers).map(|_| Vec::new()).collect())
+    }
+
+    /// Bind an address once per worker.
+    fn add(&mut self, purpose: &Purpose, address: SocketAddr) -> Result<SocketAddr, String> {
+        let bound = listen::bind(address, self.0.len())?;
+        let local = bound[0].local_addr().map_err(|error| error.to_string())?;
+        for (worker, listener) in self.0.iter_mut().zip(bound) {
+            worker.push((purpose.clone(), listener));
+        }
+        Ok(local)
+    }
+}
+
+fn bind_inbound<'a>(
+    settings: &'a Settings,
+    sockets: &mut Sockets,
+) -> Result<Vec<(&'a InboundSettings, SocketAddr)>, String> {
+    let bind = |(index, port): (usize, &'a InboundSettings)| {
+        let app = App {
+            // Endpoints count from 1 upwards, applications from the end downwards.
+            id: u64::MAX - index as u64,
+            port: port.port,
+            protocol: port.protocol,
+            address: port.app,
+        };
+        Ok((port, sockets.add(&Purpose::Inbound(app), port.listen)?))
+    };
+    settings.inbound.iter().enumerate().map(bind).collect()
+}
+
+fn bind_outbound(shared: &Shared, sockets: &mut Sockets) -> Result<Vec<Value>, String> {
+    let bind = |dependency: &OutboundSettings| {
+        let service = shared.directory.get(&dependency.service);
+        let service = service.ok_or("settings: outbound: too many services")?;
+        let purpose = Purpose::Service(service, dependency.port);
+        let local = sockets.add(&purpose, dependency.listen)?;
+        Ok(json!({"service": dependency.service, "port": dependency.port, "listen": local}))
+    };
+    shared.settings.outbound.iter().map(bind).collect()
+}
+
 impl Engine {
     /// Read settings (JSON) and bind all listeners; nothing is accepted before [`Engine::start`].
     ///
@@ -59,42 +106,11 @@ impl Engine {
         let settings = Settings::parse(settings)?;
         let (shared, outgoing) = Shared::new(settings)?;
         let settings = &shared.settings;
-        let mut listeners: Listeners = (0..settings.workers).map(|_| Vec::new()).collect();
-        let mut add = |purpose: Purpose, address: SocketAddr| -> Result<SocketAddr, String> {
-            let bound = listen::bind(address, settings.workers)?;
-            let local = bound[0].local_addr().map_err(|error| error.to_string())?;
-            for (worker, listener) in listeners.iter_mut().zip(bound) {
-                worker.push((purpose.clone(), listener));
-            }
-            Ok(local)
-        };
-        let mut inbound = Vec::new();
-        for (index, port) in settings.inbound.iter().enumerate() {
-            let app = App {
-                // Endpoints count from 1 upwards, applications from the end downwards.
-                id: u64::MAX - index as u64,
-                port: port.port,
-                protocol: port.protocol,
-                address: port.app,
-            };
-            inbound.push((port, add(Purpose::Inbound(app), port.listen)?));
-        }
-        let mut outbound = Vec::new();
-        for dependency in &settings.outbound {
-            let service = shared
-                .directory
-                .get(&dependency.service)
-                .ok_or("settings: outbound: too many services")?;
-            let local = add(
-                Purpose::Service(service, dependency.port),
-                dependency.listen,
-            )?;
-            outbound.push(
-                json!({"service": dependency.service, "port": dependency.port, "listen": local}),
-            );
-        }
+        let mut sockets = Sockets::new(settings.workers);
+        let inbound = bind_inbound(settings, &mut sockets)?;
+        let outbound = bind_outbound(&shared, &mut sockets)?;
         let proxy = match settings.proxy_listen {
-            Some(address) => Some(add(Purpose::Proxy, address)?),
+            Some(address) => Some(sockets.add(&Purpose::Proxy, address)?),
             None => None,
         };
         let mut admin = listen::bind(settings.admin_listen, 1)?;
@@ -114,7 +130,7 @@ impl Engine {
             workload,
             addresses,
             ready: Mutex::new(Some(Ready {
-                listeners,
+                listeners: sockets.0,
                 admin,
                 outgoing,
             })),
@@ -263,10 +279,7 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 }
 
 /// The workload as the control plane registers it.
-fn describe(
-    settings: &Settings,
-    inbound: &[(&crate::settings::InboundSettings, SocketAddr)],
-) -> Value {
+fn describe(settings: &Settings, inbound: &[(&InboundSettings, SocketAddr)]) -> Value {
     let workload = &settings.workload;
     let address = inbound.first().map_or_else(
         || "127.0.0.1".to_owned(),

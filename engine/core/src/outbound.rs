@@ -138,25 +138,13 @@ async fn carry(
     let limit_ms = rule
         .request_ms
         .unwrap_or(backend_plan.traffic.request_timeout_ms);
-    let end_us = (limit_ms > 0).then(|| seen.start_us().saturating_add(limit_ms * 1000));
+    let end_us = (limit_ms > 0).then(|| {
+        seen.start_us()
+            .saturating_add(limit_ms.saturating_mul(1000))
+    });
     let (sent, in_flight) = journey.tries(parts, &body, seen, end_us).await?;
-    let mut response = sent.response;
-    for filters in [&backend.filters, &rule.filters] {
-        headers::change(response.headers_mut(), &filters.response);
-    }
-    Ok(Answer::Carried(Carried {
-        response,
-        connection: sent.connection,
-        guards: Guards {
-            permit: Some(permit),
-            in_flight: Some(in_flight),
-        },
-        // A route's own timeout holds for the whole response (GEP-1742); the service's default
-        // ends with its head, or it would cut long streams that nobody bounded.
-        deadline: end_us
-            .filter(|_| rule.request_ms.is_some())
-            .map(Deadline::at_us),
-    }))
+    let carried = journey.carried(sent, in_flight, permit, end_us);
+    Ok(Answer::Carried(carried))
 }
 
 fn redirected(status: StatusCode, to: &str) -> Response<ResponseBody> {
@@ -233,6 +221,32 @@ impl Journey<'_> {
             Reason::Reset,
             "the request's body cannot be sent again",
         ))
+    }
+
+    /// The response with its filters applied and all that must last as long as it.
+    fn carried(
+        &self,
+        sent: Sent,
+        in_flight: InFlight,
+        permit: limit::RequestPermit,
+        end_us: Option<u64>,
+    ) -> Carried {
+        let mut response = sent.response;
+        for filters in [&self.backend.filters, &self.rule.filters] {
+            headers::change(response.headers_mut(), &filters.response);
+        }
+        // A route's own timeout holds for the whole response (GEP-1742); the service's default
+        // ends with its head, or it would cut long streams that nobody bounded.
+        let whole = self.rule.request_ms.is_some();
+        Carried {
+            response,
+            connection: sent.connection,
+            guards: Guards {
+                permit: Some(permit),
+                in_flight: Some(in_flight),
+            },
+            deadline: end_us.filter(|_| whole).map(Deadline::at_us),
+        }
     }
 
     /// One try at one endpoint.

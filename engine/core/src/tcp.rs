@@ -16,8 +16,8 @@ use crate::head::RequestHead;
 use crate::inbound::{App, Caller};
 use crate::observe::metrics::{Direction, Series, SeriesKey};
 use crate::observe::names::NONE;
-use crate::plan::service::{PortPlan, Service};
-use crate::record::{Action, Protocol};
+use crate::plan::service::{BackendPlan, PortPlan, Service};
+use crate::record::{Action, Protocol, Traffic};
 use crate::steps::authorize::{Call, authorize};
 use crate::steps::limit::try_take;
 use crate::steps::{balance, outlier, route};
@@ -98,8 +98,18 @@ async fn reach(
     if backend.endpoints().is_none() {
         discover::endpoints(worker, &backend.service).await;
     }
+    dial(worker, backend, &backend_plan.traffic, key).await
+}
+
+/// Connect to an endpoint of the backend; to another one when that fails.
+async fn dial(
+    worker: &Rc<Worker>,
+    backend: &BackendPlan,
+    traffic: &Traffic,
+    key: &mut SeriesKey,
+) -> Result<Reached, Error> {
     let endpoints = backend.endpoints().unwrap_or_default();
-    let (traffic, load) = (&backend_plan.traffic, &backend.service.load);
+    let load = &backend.service.load;
     let mut tried = Vec::new();
     let mut failure = Error::new(Reason::NoEndpoint, backend.service.key.as_str());
     for _ in 0..TRIES_MAX {
@@ -134,16 +144,11 @@ async fn reach(
         };
         let started = now_us();
         let connected = connect(worker, &target, Alpn::Tcp).await;
-        outlier::observe(
-            endpoint,
-            connected.is_err(),
-            traffic.outlier.as_ref(),
-            &endpoints,
-            now_us(),
-        );
+        let (now, failed) = (now_us(), connected.is_err());
+        outlier::observe(endpoint, failed, traffic.outlier.as_ref(), &endpoints, now);
         match connected {
             Ok(Connected { stream, .. }) => {
-                endpoint.state.observe(now_us() - started, now_us());
+                endpoint.state.observe(now - started, now);
                 let in_flight = InFlight::begin(endpoint);
                 return Ok(Reached {
                     stream,

@@ -24,32 +24,7 @@ impl Metrics {
             .collect();
         let mut families: BTreeMap<&str, String> = BTreeMap::new();
         for (labels, row) in &rows {
-            let tcp = row.key.protocol == Protocol::Tcp;
-            let (request, response) = match row.key.direction {
-                Direction::Outbound => (row.bytes_out, row.bytes_in),
-                Direction::Inbound => (row.bytes_in, row.bytes_out),
-            };
-            let mut line = |name: &'static str, value: u64| {
-                let _ = writeln!(
-                    families.entry(name).or_default(),
-                    "{name}{{{labels}}} {value}"
-                );
-            };
-            if tcp {
-                line("tulle_tcp_connections_opened_total", row.requests);
-                line("tulle_tcp_connections_closed_total", row.closed);
-                line("tulle_tcp_sent_bytes_total", request);
-                line("tulle_tcp_received_bytes_total", response);
-            } else {
-                line("tulle_requests_total", row.requests);
-                line("tulle_request_retries_total", row.retries);
-                line("tulle_request_bytes_total", request);
-                line("tulle_response_bytes_total", response);
-                let family = families
-                    .entry("tulle_request_duration_seconds")
-                    .or_default();
-                write_histogram(family, labels, row);
-            }
+            write_row(&mut families, labels, row);
         }
         let process = process::usage();
         for (name, value) in [
@@ -106,6 +81,40 @@ impl Metrics {
             key.reason.map_or("", Reason::as_str),
             key.mtls,
         )
+    }
+}
+
+/// A row's lines, each to its family.
+fn write_row(families: &mut BTreeMap<&str, String>, labels: &str, row: &Row) {
+    let (request, response) = match row.key.direction {
+        Direction::Outbound => (row.bytes_out, row.bytes_in),
+        Direction::Inbound => (row.bytes_in, row.bytes_out),
+    };
+    let lines = match row.key.protocol {
+        Protocol::Tcp => [
+            ("tulle_tcp_connections_opened_total", row.requests),
+            ("tulle_tcp_connections_closed_total", row.closed),
+            ("tulle_tcp_sent_bytes_total", request),
+            ("tulle_tcp_received_bytes_total", response),
+        ],
+        _ => [
+            ("tulle_requests_total", row.requests),
+            ("tulle_request_retries_total", row.retries),
+            ("tulle_request_bytes_total", request),
+            ("tulle_response_bytes_total", response),
+        ],
+    };
+    for (name, value) in lines {
+        let _ = writeln!(
+            families.entry(name).or_default(),
+            "{name}{{{labels}}} {value}"
+        );
+    }
+    if row.key.protocol != Protocol::Tcp {
+        let family = families
+            .entry("tulle_request_duration_seconds")
+            .or_default();
+        write_histogram(family, labels, row);
     }
 }
 
