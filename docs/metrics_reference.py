@@ -25,9 +25,10 @@ LABELS: Final = {
     "route": "`namespace/route/rule` of the rule in force; a rule without a name has its number, "
     "from 0. Empty without a route, and when inbound.",
     "protocol": "What the port speaks: `http`, `http2`, `grpc` or `tcp`.",
-    "code": "HTTP status; `0` for TCP, and when the caller left before an answer. gRPC's own "
-    "status is not looked at. Where the mesh itself refuses a gRPC call, the sidecar that does "
-    "counts the HTTP status below, the other one 200.",
+    "code": "HTTP status; `0` for TCP, and when the caller left before an answer. Where the mesh "
+    "itself refuses a gRPC call, the sidecar that does counts the HTTP status below, the other one "
+    "200.",
+    "grpc_status": "The status of a gRPC call, `0` to `16`; empty where none was sent.",
     "reason": "Why the mesh answered in place of the application, [see below](#reasons); else "
     "empty.",
     "mtls": "`true` when the other side was reached, or came, by mutual TLS.",

@@ -20,6 +20,7 @@ def edge(requests=1, **changes):
         "route": "shop/cart-route",
         "protocol": "http",
         "code": "200",
+        "grpc_status": "",
         "reason": "",
         "mtls": True,
         "requests": requests,
@@ -131,18 +132,22 @@ def test_a_caller_without_an_identity_is_counted_where_it_arrives():
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "rate"),
+    ("code", "grpc_status", "reason", "rate"),
     [
-        ("200", "", 1.0),
-        ("404", "", 1.0),
-        ("503", "no-endpoint", 0.0),
-        ("0", "", 1.0),
-        ("0", "reset", 0.0),
+        ("200", "", "", 1.0),
+        ("404", "", "", 1.0),
+        ("503", "", "no-endpoint", 0.0),
+        ("200", "0", "", 1.0),
+        ("200", "5", "", 1.0),
+        ("200", "14", "", 0.0),
+        ("0", "", "", 1.0),
+        ("0", "", "reset", 0.0),
     ],
 )
-def test_success_is_no_5xx_and_no_cut_connection(code, reason, rate):
+def test_success_is_no_fault_of_the_server_and_no_cut_connection(code, grpc_status, reason, rate):
     telemetry = make()
-    telemetry.take("shop/web-1", report(edge(2, code=code, reason=reason)), now=1.0)
+    failed = edge(2, code=code, grpc_status=grpc_status, reason=reason)
+    telemetry.take("shop/web-1", report(failed), now=1.0)
 
     (row,) = edges(telemetry.series(1.0), None)
 

@@ -151,11 +151,6 @@ class Workload:
         settings = json.loads((self.folder / "settings.json").read_text())
         return str(settings["inbound"][0]["app"])
 
-    @property
-    def inbound(self) -> str:
-        """Where other sidecars reach this one."""
-        return str(self.addresses["inbound"][0]["listen"])
-
     def outbound(self, service: str) -> str:
         """Return the local address that stands for *service*, `namespace/name`."""
         found = {one["service"]: one["listen"] for one in self.addresses["outbound"]}

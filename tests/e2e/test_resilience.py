@@ -4,6 +4,7 @@ import itertools
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -89,6 +90,25 @@ def test_a_request_timeout_covers_all_tries(shop: Namespace, web: Workload) -> N
     assert answer.reason in {"request-timeout", "try-timeout"}
     assert 0.5 <= seconds < 1.5
     assert tries(shop, "one-1", "/do/hang") - before >= 2
+
+
+def test_a_policys_timeout_counts_from_the_end_of_an_upload(
+    shop: Namespace, web: Workload
+) -> None:
+    policy(shop, "one", "timeouts: {request: 300ms}")
+
+    def slowly() -> Iterator[bytes]:
+        for _ in range(8):
+            time.sleep(0.1)
+            yield b"x" * 1000
+
+    uploaded = call(web.proxy, "POST", "http://one/echo", slowly())
+    start = time.monotonic()
+    hung = call(web.proxy, "POST", "http://one/do/hang", slowly())
+
+    assert (uploaded.status, uploaded.json()["length"]) == (200, 8000)
+    assert (hung.status, hung.reason) == (504, "request-timeout")
+    assert time.monotonic() - start >= 0.8 + 0.3
 
 
 def test_a_try_timeout_alone_ends_a_try_that_is_not_made_again(

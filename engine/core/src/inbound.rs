@@ -88,7 +88,9 @@ pub async fn handle(
                 seen.answered(crate::respond::status(error.reason), Some(error.reason));
                 // The calling sidecar needs the reason, and hides it from its application if asked.
                 let show_reason = caller.id.is_some() || worker.shared.settings.reason_header;
-                respond(&error, asked, show_reason)
+                let response = respond(&error, asked, show_reason);
+                seen.look_for_grpc_status(response.headers());
+                response
             }
         },
     )
@@ -169,6 +171,7 @@ async fn finish(worker: &Rc<Worker>, sent: Sent, mut seen: Observation) -> Respo
     let (mut parts, body) = sent.response.into_parts();
     seen.answered(parts.status, None);
     parts.version = Version::HTTP_11;
+    seen.look_for_grpc_status(&parts.headers);
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_hop_by_hop(&mut parts.headers);
     }

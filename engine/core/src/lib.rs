@@ -31,6 +31,7 @@ pub mod steps;
 pub mod tcp;
 pub mod timer;
 pub mod tls;
+pub mod tries;
 pub mod upgrade;
 pub mod upstream;
 pub mod worker;

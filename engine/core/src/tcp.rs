@@ -46,6 +46,7 @@ where
         route: NONE,
         protocol: Protocol::Tcp,
         code: 0,
+        grpc_status: None,
         reason: None,
         mtls: false,
     };
@@ -175,6 +176,7 @@ where
         route: NONE,
         protocol: Protocol::Tcp,
         code: 0,
+        grpc_status: None,
         reason: None,
         mtls: caller.id.is_some(),
     };

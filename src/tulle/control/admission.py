@@ -58,12 +58,12 @@ class Admission:
         self._ttl = certificate_ttl
 
     def join(self, request_id: int, body: dict[str, Any]) -> None:
-        """Redeem the token, register the workload, and answer with its certificate."""
+        """Redeem the token, sign, register the workload, and answer with the certificate."""
         try:
             workload = parse_workload(body.get("workload"))
             identity = self._redeem(_text(body, "token"), workload)
-            self._workloads.register(workload, identity)
             answer = self._certificate(_text(body, "csr_pem"), identity)
+            self._workloads.register(workload, identity)
         except (TulleError, ValueError) as error:
             self._refuse(request_id, "join", error)
         else:

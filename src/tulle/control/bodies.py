@@ -44,7 +44,7 @@ async def read_object(request: Request, bytes_max: int, depth_max: int) -> dict[
     if media not in JSON_TYPES | YAML_TYPES:
         raise UnsupportedBody(f"content-type: '{media}' is not taken; application/json is")
     content = await _read(request, bytes_max)
-    value = _parse_yaml(content) if media in YAML_TYPES else _parse_json(content)
+    value = _parse_yaml(content, depth_max) if media in YAML_TYPES else _parse_json(content)
     if not isinstance(value, dict):
         raise BadBody("body: must be one object")
     if _depth(value) > depth_max:
@@ -78,13 +78,18 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parse_yaml(content: bytes) -> Any:
+def _parse_yaml(content: bytes, depth_max: int) -> Any:
     try:
-        # Aliases would let a small body unfold into a huge object.
-        if any(
-            isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, yaml.CSafeLoader)
-        ):
-            raise BadBody("body: YAML aliases are not taken")
+        # Aliases would let a small body unfold into a huge object; libyaml builds nested values
+        # on the C stack, so that deep ones would end the process.
+        depth = 0
+        for event in yaml.parse(content, yaml.CSafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise BadBody("body: YAML aliases are not taken")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > depth_max:
+                raise BadBody(f"body: is nested deeper than {depth_max}")
         return yaml.load(content, Loader=yaml.CSafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadBody(f"body: is not YAML: {error}") from error

@@ -42,6 +42,10 @@ class Leases:
         self._lapse_at.pop(workload, None)
         self._delete_at.pop(workload, None)
 
+    def runs(self, workload: str) -> bool:
+        """Whether the workload is present without a connection."""
+        return workload in self._lapse_at
+
     def disconnected(self, workload: str, now: float, *, draining: bool) -> None:
         """The sidecar is gone; one that was draining is not waited for."""
         self._delete_at.pop(workload, None)
@@ -65,7 +69,3 @@ class Leases:
             del self._delete_at[workload]
             departed.append(workload)
         return departed
-
-    def forget(self, workload: str) -> None:
-        """Someone else has deleted the workload."""
-        self.connected(workload)

@@ -22,7 +22,7 @@ from tulle.control.resolve import Resolver
 from tulle.control.tap import Taps
 from tulle.control.telemetry import Telemetry, parse_report
 from tulle.control.workloads import Workloads, timestamp
-from tulle.errors import TulleError
+from tulle.errors import StoreError, TulleError
 from tulle.identity.authority import CertificateAuthority
 from tulle.identity.spiffe import SpiffeId
 from tulle.identity.tokens import JoinTokens
@@ -152,7 +152,10 @@ class ControlPlane:
             self._renew_own_identity()
         if self.clock.monotonic() >= self._sweep_at:
             self._sweep_at = self.clock.monotonic() + TOKENS_SWEEP_S
-            self.tokens.forget_expired()
+            try:
+                self.tokens.forget_expired()
+            except StoreError:
+                log.exception("expired tokens wait to be removed")
 
     def close(self) -> None:
         """Close the store."""

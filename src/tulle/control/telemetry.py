@@ -30,6 +30,7 @@ class SeriesKey(NamedTuple):
     route: str | None
     protocol: str
     code: str
+    grpc_status: str | None
     reason: str | None
     mtls: bool
 
@@ -97,9 +98,7 @@ def parse_report(body: dict[str, Any]) -> Report:
     try:
         series: dict[SeriesKey, Totals] = {}
         for edge in body["edges"]:
-            # What is not known comes as an empty text.
-            found = (None if edge[name] == "" else edge[name] for name in SeriesKey._fields)
-            key = SeriesKey._make(found)
+            key = _key(edge)
             totals = Totals(
                 int(edge["requests"]),
                 int(edge["retries"]),
@@ -118,8 +117,18 @@ def parse_report(body: dict[str, Any]) -> Report:
         return Report(str(body["epoch"]), gauges, series)
     except KeyError as error:
         raise ValueError(f"the report has no {error}") from error
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"the report is malformed: {error}") from error
+
+
+def _key(edge: dict[str, Any]) -> SeriesKey:
+    """Return what the edge counts; what is not known comes as an empty text."""
+    *texts, mtls = (edge[name] for name in SeriesKey._fields)
+    # UTF-8 has no lone surrogates, but JSON's escapes have: they could not be shown again.
+    "".join(text or "" for text in texts).encode()
+    if not isinstance(mtls, bool):
+        raise TypeError("mtls must be true or false")
+    return SeriesKey(*(text or None for text in texts), mtls=mtls)
 
 
 @dataclass(slots=True)

@@ -56,11 +56,18 @@ class Sum:
         }
 
 
+SERVER_FAULTS = frozenset({"2", "4", "12", "13", "14", "15"})
+"""The gRPC statuses that a gateway would answer with 5xx (grpc `http-grpc-status-mapping.md`)."""
+
+
 def is_success(key: SeriesKey) -> bool:
-    """Whether requests of this series went well: no 5xx, and a TCP connection was not cut."""
+    """Whether requests of this series went well.
+
+    Those answered with a 5xx or its like in gRPC did not, nor did a TCP connection that was cut.
+    """
     if key.code == "0":
         return not key.reason
-    return not key.code.startswith("5")
+    return not key.code.startswith("5") and key.grpc_status not in SERVER_FAULTS
 
 
 def is_counted(key: SeriesKey) -> bool:

@@ -73,15 +73,9 @@ class Workloads:
         """
         resource = _resource(hello)
         before = self._current(resource.object_name)
-        if (
-            before is not None
-            and before.spec.service_account != identity.service_account
-            and _status(before).connected
-        ):
-            raise Conflict(
-                f"workload {hello.key} is connected with service account "
-                f"'{before.spec.service_account}'"
-            )
+        _check_account(before, identity.service_account)
+        if before is not None and _status(before).connected and not self._leases.runs(hello.key):
+            return  # its sidecar is connected: what it serves counts until the new one connects
         self._want(resource, ABSENT)
         self._leases.disconnected(hello.key, self._clock.monotonic(), draining=False)
 
@@ -89,10 +83,12 @@ class Workloads:
         """A sidecar has connected; the same process goes on with the status it had.
 
         Raises:
+            Conflict: a connected workload of this name has another service account.
             InvalidResources: what it says of itself is no valid Workload.
         """
         resource = _resource(hello)
         before = self._current(resource.object_name)
+        _check_account(before, hello.service_account)
         goes_on = before is not None and before.spec == resource.spec
         status = _status(before) if before is not None and goes_on else ABSENT
         self._want(resource, status.model_copy(update={"connected": True}))
@@ -161,13 +157,19 @@ class Workloads:
         return self._mesh().workload(name)
 
     def _want(self, resource: Workload, status: WorkloadStatus) -> None:
-        """Remember to write this; `since` moves only when the rest of the status does."""
+        """Remember to write this, over whatever is there by then.
+
+        `since` moves only when the rest of the status does.
+        """
         found = self._mesh().workload(resource.object_name)
         since = _status(found).since if found is not None else None
         status = status.model_copy(update={"since": since})
         if since is None or found is None or status != _status(found):
             status = status.model_copy(update={"since": timestamp(self._clock.now())})
-        self._unwritten[resource.object_name] = resource.model_copy(update={"status": status})
+        metadata = resource.metadata.model_copy(update={"resource_version": None})
+        self._unwritten[resource.object_name] = resource.model_copy(
+            update={"metadata": metadata, "status": status}
+        )
 
 
 def _resource(hello: WorkloadHello) -> Workload:
@@ -201,6 +203,23 @@ def _namespace(name: str) -> Namespace:
     resource = parse_object({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     assert isinstance(resource, Namespace)  # noqa: S101  its kind says so
     return resource
+
+
+def _check_account(before: Workload | None, service_account: str) -> None:
+    """Refuse another service account the name of a connected workload.
+
+    Raises:
+        Conflict: *before* is connected with another service account.
+    """
+    if (
+        before is not None
+        and before.spec.service_account != service_account
+        and _status(before).connected
+    ):
+        raise Conflict(
+            f"workload {before.object_name} is connected with service account "
+            f"'{before.spec.service_account}'"
+        )
 
 
 def _is_same(one: Workload, other: Workload) -> bool:

@@ -15,6 +15,15 @@ from tulle.identity.spiffe import SpiffeId
 CSR_BYTES_MAX = 16 * 1024
 """A request with a P-256 key has about 500 bytes."""
 
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises at a request that is none: it has no common type."""
+
 
 def checked_public_key(csr_pem: str, identity: SpiffeId) -> ec.EllipticCurvePublicKey:
     """Return the key of a request whose sender has shown to hold it.
@@ -37,7 +46,7 @@ def checked_public_key(csr_pem: str, identity: SpiffeId) -> ec.EllipticCurvePubl
         if not request.is_signature_valid:
             raise IdentityError("signing request: is not signed by its own key")
         names = _subject_alternative_names(request)
-    except (ValueError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType) as cause:
+    except _UNREADABLE as cause:
         raise IdentityError(f"signing request: cannot be read: {cause}") from cause
     if names is not None and names != [x509.UniformResourceIdentifier(str(identity))]:
         raise IdentityError(f"signing request: asks for another name than {identity}")

@@ -48,6 +48,8 @@ pub struct SeriesKey {
     pub protocol: Protocol,
     /// HTTP status; 0 for bytes.
     pub code: u16,
+    /// The gRPC status, where one was sent.
+    pub grpc_status: Option<u8>,
     /// Why the mesh answered in place of the application.
     pub reason: Option<Reason>,
     /// Whether the other side was reached, or came, by mTLS.
@@ -156,6 +158,7 @@ impl ThreadMetrics {
             route: NONE,
             protocol: Protocol::Http,
             code: 0,
+            grpc_status: None,
             reason: None,
             mtls: false,
             ..key
@@ -320,6 +323,7 @@ mod tests {
             route: NONE,
             protocol: Protocol::Http,
             code,
+            grpc_status: None,
             reason: None,
             mtls: true,
         }

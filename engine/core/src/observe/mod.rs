@@ -81,6 +81,7 @@ impl Observation {
                 route: NONE,
                 protocol: Protocol::Http,
                 code: 0,
+                grpc_status: None,
                 reason: None,
                 mtls: false,
             },
@@ -112,6 +113,15 @@ impl Observation {
         self.key.reason = reason;
     }
 
+    /// Look for a gRPC status in a response's head or trailers.
+    pub fn look_for_grpc_status(&mut self, headers: &http::HeaderMap) {
+        if self.key.protocol != Protocol::Http
+            && let Some(status) = headers.get("grpc-status")
+        {
+            self.key.grpc_status = status.to_str().ok().and_then(|text| text.parse().ok());
+        }
+    }
+
     /// When the head came, microseconds of [`now_us`].
     pub fn start_us(&self) -> u64 {
         self.start_us
@@ -125,7 +135,9 @@ impl Observation {
     /// Log and show the request.
     fn tell(&self, latency_us: u64, detail: &Detail) {
         let shared = &self.worker.shared;
-        let failed = self.key.reason.is_some() || self.key.code >= 400;
+        let failed = self.key.reason.is_some()
+            || self.key.code >= 400
+            || self.key.grpc_status.is_some_and(|status| status != 0);
         let log = shared
             .log
             .as_ref()
@@ -188,6 +200,7 @@ impl Observation {
             "method": detail.method,
             "path": detail.path,
             "code": self.key.code,
+            "grpc_status": self.key.grpc_status,
             "reason": self.key.reason.map(Reason::as_str),
             "duration_ms": latency_us as f64 / 1000.0,
             "tries": self.tries,

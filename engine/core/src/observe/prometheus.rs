@@ -72,12 +72,14 @@ impl Metrics {
             "direction=\"{}\",source=\"{source}\",source_identity=\"{source_identity}\",\
              service=\"{}\",destination=\"{destination}\",\
              destination_identity=\"{destination_identity}\",route=\"{}\",protocol=\"{}\",\
-             code=\"{}\",reason=\"{}\",mtls=\"{}\"",
+             code=\"{}\",grpc_status=\"{}\",reason=\"{}\",mtls=\"{}\"",
             key.direction.as_str(),
             name(key.service),
             name(key.route),
             key.protocol.as_str(),
             key.code,
+            key.grpc_status
+                .map_or_else(String::new, |status| status.to_string()),
             key.reason.map_or("", Reason::as_str),
             key.mtls,
         )
@@ -159,6 +161,7 @@ mod tests {
             route: NONE,
             protocol: Protocol::Http,
             code,
+            grpc_status: None,
             reason: None,
             mtls: true,
         }

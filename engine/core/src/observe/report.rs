@@ -64,6 +64,7 @@ fn edge(row: &Row, metrics: &Metrics, reporter: &Reporter<'_>) -> Value {
         "route": &*name(row.key.route),
         "protocol": row.key.protocol.as_str(),
         "code": row.key.code.to_string(),
+        "grpc_status": row.key.grpc_status.map(|status| status.to_string()),
         "reason": row.key.reason.map(Reason::as_str),
         "mtls": row.key.mtls,
         "requests": row.requests,

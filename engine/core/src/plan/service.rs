@@ -105,6 +105,14 @@ impl Service {
 
     /// Put a plan in force.
     pub fn set_plan(&self, plan: ServicePlan) {
+        if plan.traffic.outlier.is_none()
+            && let Some(endpoints) = self.endpoints.load().as_ref()
+        {
+            // Who switches ejection off wants the ejected ones back.
+            for endpoint in endpoints.all.iter() {
+                endpoint.state.ejected_until_us.store(0, Relaxed);
+            }
+        }
         self.plan.store(Some(Arc::new(plan)));
         self.known.store(Known::Present as u8, Relaxed);
         self.changed.notify_waiters();

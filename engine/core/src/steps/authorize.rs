@@ -50,16 +50,26 @@ pub fn authorize(plan: &InboundPlan, call: &Call<'_>) -> Verdict {
     }
 }
 
-/// A path with escapes is read both ways: what is denied stays so in either spelling.
+/// A path with escapes, and a method in small letters, which many applications take for the one
+/// in capitals, are read both ways: what is denied stays so in either spelling.
 fn denied(plan: &InboundPlan, call: &Call<'_>) -> Option<Verdict> {
     if plan.deny.is_empty() {
         return None;
     }
     first_match(&plan.deny, call, Action::Deny).or_else(|| {
         let (method, path) = call.http?;
-        let decoded = decode_path(path)?;
-        let http = Some((method, decoded.as_str()));
-        first_match(&plan.deny, &Call { http, ..*call }, Action::Deny)
+        let decoded = decode_path(path);
+        let is_small = method.bytes().any(|byte| byte.is_ascii_lowercase());
+        let capital = is_small.then(|| method.to_ascii_uppercase());
+        let read = |method: &str, path: &str| {
+            let http = Some((method, path));
+            first_match(&plan.deny, &Call { http, ..*call }, Action::Deny)
+        };
+        let decoded_path = decoded.as_deref();
+        decoded_path
+            .and_then(|path| read(method, path))
+            .or_else(|| read(capital.as_deref()?, path))
+            .or_else(|| read(capital.as_deref()?, decoded_path?))
     })
 }
 
@@ -229,6 +239,23 @@ mod tests {
         }
         let other = Some(("GET", "/shop%2Fadmin"));
         assert_eq!(decide(&deny, Some(WEB), other).0, Action::Allow);
+    }
+
+    #[test]
+    fn small_letters_do_not_hide_a_denied_method() {
+        let delete = json!([to(&["DELETE"], &["/a/b"])]);
+        let deny = plan(
+            "allow",
+            json!([policy("a/d", "deny", json!([]), delete.clone())]),
+        );
+        let allow = plan("allow", json!([policy("a/a", "allow", json!([]), delete)]));
+        for path in ["/a/b", "/a%2Fb"] {
+            let call = Some(("delete", path));
+            assert_eq!(decide(&deny, Some(WEB), call).0, Action::Deny, "{path}");
+            assert_eq!(decide(&allow, Some(WEB), call).0, Action::Deny, "{path}");
+        }
+        let get = Some(("get", "/a/b"));
+        assert_eq!(decide(&deny, Some(WEB), get).0, Action::Allow);
     }
 
     #[test]

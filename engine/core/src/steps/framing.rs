@@ -2,7 +2,7 @@
 //! checked is what the application reads.
 
 use http::header::{HOST, TRANSFER_ENCODING};
-use http::{Request, Version};
+use http::{Method, Request, Version};
 
 use crate::error::{Error, Reason};
 
@@ -17,6 +17,10 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Error> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     let refused = |detail: &str| Err(Error::new(Reason::BadRequest, detail));
+    // A tunnel is made by the listener, where there is one; here only a path is routed.
+    if request.method() == Method::CONNECT || request.uri().path().is_empty() {
+        return refused("the request has no path");
+    }
     if hosts.next().is_some() {
         return refused("the request has several hosts");
     }
@@ -79,6 +83,22 @@ mod tests {
                 refused,
                 "{fields:?}"
             );
+        }
+    }
+
+    #[test]
+    fn only_requests_with_a_path_are_routed() {
+        for (method, uri, refused) in [
+            ("GET", "/", false),
+            ("OPTIONS", "*", false),
+            ("GET", "http://cart", false),
+            ("GET", "cart", true),
+            ("CONNECT", "cart:80", true),
+            ("CONNECT", "/", true),
+        ] {
+            let request = Request::builder().method(method).uri(uri).body(());
+            let found = check(&request.expect("a request")).is_err();
+            assert_eq!(found, refused, "{method} {uri}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What changes in a head on its way: hop-by-hop fields, filters, rewrites, redirects, Host.
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, Entry, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Uri};
 
@@ -19,9 +19,13 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Remove what concerns one connection only (RFC 9110 §7.6.1). `te: trailers` stays: it says
 /// what the client itself understands.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.remove(header::CONNECTION) {
-        for name in connection.as_bytes().split(|&byte| byte == b',') {
-            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+    if let Entry::Occupied(lines) = headers.entry(header::CONNECTION) {
+        let (_, mut lines) = lines.remove_entry_mult();
+        let first = lines.next();
+        // Of one line, the usual case, nothing is collected.
+        let more: Vec<HeaderValue> = lines.collect();
+        for name in first.iter().chain(&more).flat_map(items) {
+            if let Ok(name) = HeaderName::from_bytes(name) {
                 if !matches!(name, header::HOST | header::CONTENT_LENGTH | header::TE) {
                     headers.remove(name);
                 }
@@ -37,17 +41,22 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     if headers.contains_key(header::TE) {
-        let trailers = headers.get_all(header::TE).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|&byte| byte == b',')
-                .any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-        });
+        let is_trailers = |item: &[u8]| item.eq_ignore_ascii_case(b"trailers");
+        let lines = headers.get_all(header::TE);
+        let trailers = lines.iter().any(|line| items(line).any(is_trailers));
         headers.remove(header::TE);
         if trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
     }
+}
+
+/// The items of a list (RFC 9110 §5.6.1).
+fn items(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value
+        .as_bytes()
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii)
 }
 
 /// Remove the headers that only a mesh may set.
@@ -73,18 +82,23 @@ fn is_own(name: &HeaderName) -> bool {
 }
 
 /// The protocol that the client asks to switch to, if it does so correctly (RFC 9110 §7.8).
+///
+/// A switch to more HTTP is not heeded, as any server may do: its requests would pass unseen by
+/// policies and by the limits of this hop.
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asked = headers.get_all(header::CONNECTION).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|&byte| byte == b',')
-            .any(|item| item.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-    });
-    if asked {
-        headers.get(header::UPGRADE).cloned()
-    } else {
-        None
-    }
+    let protocol = headers.get(header::UPGRADE)?;
+    let mut options = headers.get_all(header::CONNECTION).iter().flat_map(items);
+    let asked = options.any(|item| item.eq_ignore_ascii_case(b"upgrade"));
+    (asked && !items(protocol).any(carries_http)).then(|| protocol.clone())
+}
+
+/// Whether HTTP requests follow a switch to `protocol`: `h2c`, `HTTP/2.0`, `TLS/1.0`.
+fn carries_http(protocol: &[u8]) -> bool {
+    let name = protocol.split(|&byte| byte == b'/').next();
+    let name = name.unwrap_or_default().trim_ascii();
+    [&b"h2"[..], b"h2c", b"h3", b"http", b"https", b"tls"]
+        .iter()
+        .any(|one| name.eq_ignore_ascii_case(one))
 }
 
 /// Apply header changes in order.
@@ -285,6 +299,44 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["host", "te", "x-kept"]);
         assert_eq!(headers["te"], "trailers");
+    }
+
+    #[test]
+    fn every_connection_line_counts() {
+        let mut headers = HeaderMap::new();
+        for line in ["close", "x-secret", "x-other , x-secret"] {
+            headers.append("connection", HeaderValue::from_static(line));
+        }
+        for name in ["x-secret", "x-other", "x-kept"] {
+            headers.append(name, HeaderValue::from_static("1"));
+            headers.append(name, HeaderValue::from_static("2"));
+        }
+        strip_hop_by_hop(&mut headers);
+        let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-kept"]);
+    }
+
+    #[test]
+    fn a_switch_to_more_http_is_not_heeded() {
+        for (connection, protocol, heeded) in [
+            ("Upgrade", "websocket", true),
+            ("keep-alive, upgrade", "WebSocket", true),
+            ("keep-alive", "websocket", false),
+            ("Upgrade, HTTP2-Settings", "h2c", false),
+            ("Upgrade", "websocket, H2C", false),
+            ("Upgrade", "TLS/1.0, HTTP/1.1", false),
+            ("Upgrade", "HTTP/2.0", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("connection", HeaderValue::from_static(connection));
+            headers.insert("upgrade", HeaderValue::from_static(protocol));
+            assert_eq!(
+                upgrade(&headers).is_some(),
+                heeded,
+                "{connection}: {protocol}"
+            );
+        }
+        assert_eq!(upgrade(&HeaderMap::new()), None);
     }
 
     #[test]

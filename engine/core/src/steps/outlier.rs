@@ -47,7 +47,10 @@ pub fn observe(
     endpoint
         .state
         .ejected_until_us
-        .store(now_us + ejection_ms * 1000, Relaxed);
+        .store(
+            now_us.saturating_add(ejection_ms.saturating_mul(1000)),
+            Relaxed,
+        );
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ impl Conditions<'_> {
             .retry
             .backoff_max_ms
             .saturating_mul(1000)
-            .max(base.unwrap_or(0) * 1000);
+            .max(base.unwrap_or(0).saturating_mul(1000));
         let ceiling = base_us
             .saturating_mul(1 << retry.min(TRIES_MAX))
             .min(max_us);
@@ -123,8 +123,17 @@ impl Budget {
     /// Take one retry; `false`: none is left.
     pub fn withdraw(&self, config: &RetryBudget, now_us: u64) -> bool {
         let rate = i64::from(config.min_per_second) * 1000;
-        let then = self.reserve_at_us.swap(now_us, Relaxed);
-        let grown = i64::try_from(now_us.saturating_sub(then)).unwrap_or(i64::MAX) / 1000;
+        let then = self.reserve_at_us.load(Relaxed);
+        let passed_ms = now_us.saturating_sub(then) / 1000;
+        // Only what counts is taken from the clock, or many retries a millisecond would stop it;
+        // of two threads that take the same time, one gets it.
+        let taken = self.reserve_at_us.compare_exchange(
+            then,
+            then.saturating_add(passed_ms * 1000),
+            Relaxed,
+            Relaxed,
+        );
+        let grown = taken.map_or(0, |_| i64::try_from(passed_ms).unwrap_or(i64::MAX));
         let reserve = self
             .reserve
             .load(Relaxed)
@@ -222,6 +231,17 @@ mod tests {
         for retry in 0..40 {
             assert!(conditions.backoff(retry) <= Duration::from_millis(250));
         }
+    }
+
+    #[test]
+    fn the_small_rate_is_kept_under_many_retries() {
+        let config = RetryBudget {
+            percent: 0,
+            min_per_second: 10,
+        };
+        let budget = Budget::default();
+        let retries = (0..100_000).filter(|step| budget.withdraw(&config, 1 + step * 100));
+        assert_eq!(retries.count(), 20 + 99, "the saved reserve and ten seconds");
     }
 
     #[test]

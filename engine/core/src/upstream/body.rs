@@ -18,7 +18,7 @@ use crate::error::{Error, Reason};
 use crate::observe::Observation;
 use crate::plan::endpoints::Endpoint;
 use crate::steps::limit::RequestPermit;
-use crate::timer::Deadline;
+use crate::timer::{Deadline, now_us};
 use crate::worker::Worker;
 
 /// Most of a request's body that is kept for another try (as Linkerd's and Pingora's).
@@ -50,6 +50,8 @@ struct Kept {
     chunks: Vec<Bytes>,
     trailers: Option<HeaderMap>,
     ended: bool,
+    /// When the last of it came, microseconds of [`now_us`].
+    ended_us: Option<u64>,
     kept_bytes: usize,
     overflow: bool,
     generation: u32,
@@ -74,6 +76,7 @@ impl BodySource {
             chunks: Vec::new(),
             trailers: None,
             ended: false,
+            ended_us: None,
             kept_bytes: 0,
             overflow: false,
             generation: 0,
@@ -98,6 +101,13 @@ impl BodySource {
             generation: kept.generation,
             next: 0,
         }))
+    }
+
+    /// When the client had sent all of it; `None`: it still sends.
+    pub fn ended_us(&self) -> Option<u64> {
+        self.0
+            .as_ref()
+            .map_or(Some(0), |shared| shared.borrow().ended_us)
     }
 
     /// Whether another try could send the body from its beginning.
@@ -142,6 +152,9 @@ impl Replay {
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let frame = std::task::ready!(Pin::new(&mut kept.incoming).poll_frame(cx));
+        if kept.incoming.is_end_stream() || !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+            kept.ended_us.get_or_insert_with(now_us);
+        }
         Poll::Ready(match frame {
             None => {
                 kept.ended = true;
@@ -328,8 +341,12 @@ impl Streamed {
                 Poll::Ready(Some(Err(self.fail(Reason::Reset, detail))))
             }
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(chunk), Some(seen)) = (frame.data_ref(), &mut self.observation) {
-                    seen.response_bytes += chunk.len() as u64;
+                if let Some(seen) = &mut self.observation {
+                    if let Some(chunk) = frame.data_ref() {
+                        seen.response_bytes += chunk.len() as u64;
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        seen.look_for_grpc_status(trailers);
+                    }
                 }
                 if self.incoming.is_end_stream() {
                     self.finish(cx);
