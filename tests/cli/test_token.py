@@ -55,3 +55,10 @@ def test_version_without_a_server_is_no_error(tulle):
     assert result.code == ExitCode.OK
     assert result.json["server"] is None
     assert "server" not in tulle("version", "--client", "-o", "json").json
+
+
+def test_a_token_without_uses_left_is_not_listed(tulle, plane):
+    tulle("token", "create", "--service-account", "cart")
+    plane.tokens[0]["uses_left"] = 0
+    assert tulle("token", "list", "-o", "name").lines == []
+    assert tulle("token", "revoke", "0000").code == ExitCode.OK

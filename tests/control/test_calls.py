@@ -77,6 +77,14 @@ class TestBatches:
 
         assert actions(batch(shop, "delete", *references)) == [("cart", "deleted")]
 
+    def test_a_namespace_is_deleted_with_all_that_is_in_it(self, shop):
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
+
+        deleted = actions(batch(shop, "delete", namespace))
+
+        assert deleted == [("shop", "deleted"), ("cart", "deleted"), ("web", "deleted")]
+        assert shop.api("GET", "/api/v1/services").json()["items"] == []
+
     @pytest.mark.parametrize(
         ("call", "body", "code"),
         [
@@ -252,6 +260,17 @@ class TestTap:
 ASK = {"from": "shop/web", "to": "shop/cart", "path": "/x", "headers": [["a", "b"]]}
 
 
+class Answers:
+    """What a sidecar answers to one question after the other."""
+
+    def __init__(self, outbound):
+        self._outbound = outbound
+
+    def get(self, direction):
+        assert direction == "outbound"
+        return next(self._outbound)
+
+
 class TestResolve:
     """The caller's sidecar is asked, then the destination's."""
 
@@ -298,6 +317,24 @@ class TestResolve:
         answer, asked = self.resolve(shop, {"outbound": self.result("route", outcome)})
 
         assert (answer.json()["outcome"], len(asked)) == (outcome, 1)
+
+    def test_a_sidecar_that_has_to_learn_of_the_service_is_asked_again(self, shop):
+        shop.connect("web-1", "web")
+        unknown = {"steps": [], "outcome": "error", "code": 404, "reason": "unknown-service"}
+        no_endpoint = self.result("route", "error", code=503)
+        outbound = iter([unknown, no_endpoint, self.result("route", "redirect")])
+
+        answer, asked = self.resolve(shop, Answers(outbound))
+
+        assert (answer.json()["outcome"], len(asked)) == ("redirect", 3)
+
+    def test_a_service_that_does_not_exist_is_named_at_once(self, shop):
+        shop.connect("web-1", "web")
+
+        answer, asked = self.resolve(shop, {}, to="shop/none")
+
+        assert (answer.status_code, asked) == (404, [])
+        assert "shop/none" in answer.json()["message"]
 
     def test_a_caller_that_is_not_connected_is_named(self, shop):
         answer, _ = self.resolve(shop, {})

@@ -215,3 +215,19 @@ def test_the_longest_silent_reporter_goes_first():
 def test_a_malformed_report_is_refused_as_a_whole(body):
     with pytest.raises(ValueError):
         parse_report(body)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": "\ud800"},
+        {"service": 7},
+        {"code": ["200"]},
+        {"mtls": "yes"},
+        {"requests": float("inf")},
+    ],
+    ids=str,
+)
+def test_a_report_that_could_not_be_shown_is_refused(changes):
+    with pytest.raises(ValueError, match=r"malformed|surrogates"):
+        report(edge(**changes))

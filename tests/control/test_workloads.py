@@ -4,6 +4,7 @@ import pytest
 from cryptography import x509
 
 from tests.control.fake_hub import make_csr, workload
+from tulle.errors import StoreError
 
 CART = "/apis/tulle.dev/v1alpha1/namespaces/shop/workloads/cart-1"
 CART_ID = "spiffe://tulle.local/ns/shop/sa/cart"
@@ -236,3 +237,74 @@ def test_fifty_sidecars_that_come_at_once_cost_few_commits(shop):
 
     assert len(shop.endpoints("shop/cart")) == 50
     assert len(commits) == 1
+
+
+def test_no_connection_takes_the_name_of_a_connected_workload_of_another_account(shop):
+    victim = shop.connect("cart-1", "cart")
+
+    thief = shop.connect("cart-1", "web", labels={"app": "cart"}, address="127.0.0.66")
+
+    assert thief.goodbye is not None
+    assert "is connected with service account 'cart'" in thief.goodbye
+    assert victim.goodbye is None
+    assert shop.endpoints("shop/cart") == ["shop/cart-1"]
+    assert shop.api("GET", CART).json()["spec"]["address"] == "127.0.0.1"
+
+
+def test_a_join_does_not_take_a_connected_workload_out_of_its_services(shop):
+    shop.connect("cart-1", "cart")
+
+    assert shop.join("cart-1", "cart")[0] == 200
+    shop.advance(100)
+
+    assert shop.endpoints("shop/cart") == ["shop/cart-1"]
+    assert status_of(shop)["connected"] is True
+
+
+def test_a_join_after_a_lost_connection_is_a_new_process_that_is_not_ready(shop):
+    peer = shop.connect("cart-1", "cart")
+    shop.hub.drop(peer.id)
+
+    assert shop.join("cart-1", "cart")[0] == 200
+
+    assert shop.endpoints("shop/cart") == []
+
+
+def test_a_join_with_a_wrong_signing_request_registers_nothing(shop):
+    assert shop.join("cart-1", "cart", csr_pem="no pem")[0] == 400
+
+    assert shop.api("GET", CART).status_code == 404
+
+
+def test_a_status_that_waited_for_room_on_the_disk_is_written_over_what_came_between(
+    shop, monkeypatch
+):
+    peer = shop.connect("cart-1", "cart")
+
+    def full(changes):
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.plane.workloads, "_commit", full)
+        shop.hub.say(peer, "status", ready=False, draining=False)
+        shop.settle()
+    changed = shop.api("GET", CART).json()
+    changed["metadata"]["labels"]["team"] = "a"
+    assert shop.api("PUT", CART, json=changed).status_code == 200
+
+    shop.plane.workloads.flush()
+
+    assert status_of(shop)["ready"] is False
+
+
+def test_a_full_disk_does_not_end_the_control_plane_when_tokens_expire(shop, monkeypatch):
+    body = {"namespace": "shop", "service_account": "cart", "ttl_s": 1}
+    shop.api("POST", "/tulle/v1/tokens", json=body)
+
+    def full():
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(shop.plane.tokens, "forget_expired", full)
+    shop.advance(120)
+
+    assert shop.api("GET", "/readyz").status_code == 200

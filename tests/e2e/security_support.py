@@ -170,7 +170,8 @@ class Sidecar:
     def events(self) -> list[dict[str, Any]]:
         """What it has told since it was started last."""
         whole, _, _ = self.process.output.rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        # grpcio in this process may write to a child's output between fork and exec.
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def wait_event(self, name: str) -> dict[str, Any]:
         """Return the last event of this name, once there is one."""

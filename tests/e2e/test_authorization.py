@@ -372,10 +372,21 @@ def test_a_denied_tcp_connection_is_closed_and_counted(
     eventually(lambda: denied_connections(shop.cart) == 1, "the denial is counted")
 
 
-def test_on_bytes_a_deny_of_http_closes_in_doubt(shop: Shop, policy: Callable[..., None]) -> None:
+def test_on_bytes_a_deny_of_http_closes_in_doubt_and_is_logged(
+    shop: Shop, policy: Callable[..., None]
+) -> None:
     policy("no-admin", NO_ADMIN)
 
     assert (echoes(shop.web), echoes(shop.admin)) == (False, True)
+    denied = {("tcp", "denied", "shop/no-admin", "shop/web")}
+    eventually(lambda: denied <= connections_logged(shop.cart), "the log names the policy")
+
+
+def connections_logged(cart: Sidecar) -> set[tuple[str, str, str, str]]:
+    """Protocol, reason, policy and caller of each connection in the access log."""
+    told = ("protocol", "reason", "policy", "source")
+    lines = [line for line in cart.access_log() if line["protocol"] == "tcp"]
+    return {tuple(line[name] for name in told) for line in lines}
 
 
 def test_a_sidecar_without_its_record_lets_nobody_in(shop: Shop) -> None:

@@ -1,7 +1,9 @@
 """The authority's certificates, what it signs and refuses, and its files."""
 
+import base64
 import os
 import stat
+import textwrap
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -161,12 +163,21 @@ def tampered(request: x509.CertificateSigningRequest) -> str:
     return pem(x509.load_der_x509_csr(bytes(der)))
 
 
+def of_version_5(request: x509.CertificateSigningRequest) -> str:
+    der = request.public_bytes(serialization.Encoding.DER)
+    der = der.replace(b"\x02\x01\x00", b"\x02\x01\x05", 1)
+    lines = textwrap.wrap(base64.b64encode(der).decode(), 64)
+    head = "CERTIFICATE REQUEST"
+    return "\n".join([f"-----BEGIN {head}-----", *lines, f"-----END {head}-----", ""])
+
+
 P384 = ec.generate_private_key(ec.SECP384R1())
 RSA = rsa.generate_private_key(65537, 2048)
 REFUSED: list[tuple[str, Callable[[], str], str]] = [
     ("empty", lambda: "", "cannot be read"),
     ("no request", lambda: "-----BEGIN CERTIFICATE REQUEST-----", "cannot be read"),
     ("not text", lambda: "\ud800", "cannot be read"),
+    ("version", lambda: of_version_5(request_for()), "cannot be read"),
     ("too long", lambda: "x" * 16385, "longer than 16384"),
     ("rsa", lambda: pem(request_for(key=RSA)), "not ECDSA P-256"),
     ("p-384", lambda: pem(request_for(key=P384)), "not ECDSA P-256"),

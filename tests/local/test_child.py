@@ -54,6 +54,16 @@ def test_a_line_without_end_is_cut_into_bounded_pieces() -> None:
     assert len(lines) > 1
 
 
+def test_an_end_is_told_while_a_grandchild_goes_on_writing() -> None:
+    async def body() -> int:
+        child = start(launch("yes & exit 7"), lambda _line: None)
+        code = await asyncio.wait_for(child.wait(), 20)
+        await child.stop(0)
+        return code
+
+    assert asyncio.run(body()) == 7
+
+
 def test_what_cannot_be_run_is_named_with_what_to_do(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("not a program")

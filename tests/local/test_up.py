@@ -308,6 +308,20 @@ def test_run_joins_the_mesh_that_is_there(project: Running) -> None:
     assert project.status("hello-1").state == "ready"
 
 
+def test_run_takes_its_service_with_it_when_it_ends(project: Running) -> None:
+    project.up(HELLO)
+    program = [sys.executable, "-m", "tulle", "run", "--service", "one", "--port", "8123", "--"]
+    names = [sys.executable, "-m", "tulle", "get", "services", "-o", "name"]
+
+    during = subprocess.check_output([*program, *names], cwd=project.folder, text=True)
+    after = subprocess.check_output(names, cwd=project.folder, text=True)
+
+    assert (during.split(), after.split()) == (
+        ["service/default/hello", "service/default/one"],
+        ["service/default/hello"],
+    )
+
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -53,10 +53,15 @@ def test_a_right_rule(rule: str, refusals: Refusals) -> None:
                 (
                     'matches[0].method.method: "(" is not a regular expression: '
                     "missing ), unterminated subpattern at position 0; "
-                    "RE2 syntax, at most 1024 characters"
+                    "RE2 syntax, at most 500 bytes"
                 )
             ],
             id="a broken expression",
+        ),
+        pytest.param(
+            f"matches: [{{method: {{type: RegularExpression, service: '{'ä' * 251}'}}}}]",
+            ["matches[0].method.service: 502 bytes are too many; RE2 syntax, at most 500 bytes"],
+            id="an expression that is too long for the engine",
         ),
         pytest.param(
             "matches: [{path: {value: /}}], timeouts: {request: 1s}",

@@ -172,30 +172,30 @@ def test_a_wrong_spec(spec: str, expected: list[str], refusals: Refusals) -> Non
         (f"{{value: /{'a' * 1024}}}", "is too long; at most 1024 characters"),
         (
             "{type: RegularExpression, value: '(?<=a)b'}",
-            '"(?<=a)b" has look-around; RE2 syntax, at most 1024 characters',
+            '"(?<=a)b" has look-around; RE2 syntax, at most 1024 bytes',
         ),
         (
             r"{type: RegularExpression, value: '(a)\1'}",
-            r'"(a)\1" has a back-reference; RE2 syntax, at most 1024 characters',
+            r'"(a)\1" has a back-reference; RE2 syntax, at most 1024 bytes',
         ),
         (
             "{type: RegularExpression, value: 'a++'}",
-            '"a++" has a possessive quantifier; RE2 syntax, at most 1024 characters',
+            '"a++" has a possessive quantifier; RE2 syntax, at most 1024 bytes',
         ),
         (
             "{type: RegularExpression, value: '(?>a)b'}",
-            '"(?>a)b" has an atomic group; RE2 syntax, at most 1024 characters',
+            '"(?>a)b" has an atomic group; RE2 syntax, at most 1024 bytes',
         ),
         (
             "{type: RegularExpression, value: '['}",
             (
                 '"[" is not a regular expression: unterminated character set at position 0; '
-                "RE2 syntax, at most 1024 characters"
+                "RE2 syntax, at most 1024 bytes"
             ),
         ),
         (
             f"{{type: RegularExpression, value: {'a' * 1025}}}",
-            "1025 characters are too many; RE2 syntax, at most 1024 characters",
+            "1025 bytes are too many; RE2 syntax, at most 1024 bytes",
         ),
     ],
 )

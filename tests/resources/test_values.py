@@ -67,7 +67,7 @@ def test_an_expression_that_never_backtracks(text: str) -> None:
         ("(?#x)", '"(?#x)" has "(?#", which only Python knows'),
         ("a{,3}", '"a{,3}" has "{,", which only Python knows'),
         ("*", '"*" is not a regular expression: nothing to repeat at position 0'),
-        ("x" * 1025, "1025 characters are too many"),
+        ("x" * 1025, "1025 bytes are too many"),
     ],
 )
 def test_an_expression_that_the_engine_cannot_run(text: str, message: str) -> None:

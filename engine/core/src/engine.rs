@@ -1,6 +1,7 @@
 //! The data plane of one workload: bind, join, start, feed, drain, stop.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::control::{self, ControlSettings, Host, Joined, Outgoing};
 use crate::inbound::App;
-use crate::listen::{self, Purpose};
+use crate::listen::{self, Closing, Purpose};
 use crate::settings::{InboundSettings, OutboundSettings, Settings};
 use crate::shared::Shared;
 use crate::tls::{Identity, SpiffeId};
@@ -251,7 +252,7 @@ impl Engine {
 
     /// Stop all threads. Open connections break unless they were drained.
     pub fn stop(&self) {
-        self.shared.closing.send_replace(true);
+        self.shared.closing.send_replace(Closing::All);
         self.stopping.send_replace(true);
         for thread in lock(&self.threads).drain(..) {
             // A thread that panicked has said so on standard error.
@@ -391,20 +392,16 @@ async fn drain(shared: &Arc<Shared>) {
         return;
     }
     tokio::time::sleep(LAME_DUCK).await;
-    shared.closing.send_replace(true);
     let end = Instant::now() + Duration::from_secs(shared.settings.drain_seconds);
-    while shared
-        .metrics
-        .connections
-        .load(std::sync::atomic::Ordering::Relaxed)
-        > 0
-        && Instant::now() < end
-    {
-        tokio::time::sleep(DRAIN_CHECK).await;
+    for (closing, open) in [
+        (Closing::Inbound, &shared.inbound_connections),
+        (Closing::All, &shared.metrics.connections),
+    ] {
+        shared.closing.send_replace(closing);
+        while open.load(Relaxed) > 0 && Instant::now() < end {
+            tokio::time::sleep(DRAIN_CHECK).await;
+        }
     }
-    let open = shared
-        .metrics
-        .connections
-        .load(std::sync::atomic::Ordering::Relaxed);
+    let open = shared.metrics.connections.load(Relaxed);
     shared.event(json!({"event": "drained", "open": open}));
 }

@@ -135,7 +135,7 @@ async fn carry(
     trace::ensure(request.headers_mut());
     seen.traced(request.headers());
 
-    let upgrade = headers::upgrade(request.headers());
+    let upgrade = upgrade::asked(&request);
     let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
@@ -150,12 +150,15 @@ async fn carry(
             })
             .map_err(unreachable);
     }
-    let (body, sent_bytes) = BodySource::new(body);
+    let (source, sent_bytes) = BodySource::new(body);
     seen.request_bytes = sent_bytes;
-    let body = body.next().ok_or_else(|| Error::new(Reason::Reset, ""))?;
+    let body = source.next().ok_or_else(|| Error::new(Reason::Reset, ""))?;
     upstream::send(worker, &target, Request::from_parts(parts, body))
         .await
-        .map_err(unreachable)
+        .map_err(|error| match source.is_broken() {
+            true => Error::new(Reason::ClientGone, "the request's body broke off"),
+            false => unreachable(error),
+        })
 }
 
 /// What never reached the application may be sent to another replica.

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::accept::{Accepted, authenticate};
 use crate::discover::{self, Entrance};
@@ -27,7 +28,7 @@ use crate::plan::service::Service;
 use crate::record::Protocol;
 use crate::respond::{Asked, respond};
 use crate::tcp;
-use crate::timer::{CoarseTimer, Deadline, within};
+use crate::timer::{CoarseTimer, Deadline, now_s, within};
 use crate::upstream::body::ResponseBody;
 use crate::upstream::http1::BUFFER_MAX;
 use crate::upstream::http2::LocalExecutor;
@@ -42,8 +43,10 @@ pub const HEAD_TIME: Duration = Duration::from_secs(60);
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Pause after an accept failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Most streams of an HTTP/2 connection at once.
-const STREAMS_MAX: u32 = 256;
+/// Most streams of an HTTP/2 connection at once: as many as requests to a service by default.
+const STREAMS_MAX: u32 = 1024;
+/// Most bytes of a stream that wait for a slow client.
+const STREAM_SEND_MAX: usize = 64 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// How the client preface of HTTP/2 begins (RFC 9113 §3.4), and no method does.
@@ -102,18 +105,20 @@ pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::Tcp
     let Ok(listener) = TcpListener::from_std(listener) else {
         return;
     };
+    let closes = match purpose {
+        Purpose::Inbound(_) => Closing::Inbound,
+        Purpose::Proxy | Purpose::Service(..) => Closing::All,
+    };
     let mut closing = worker.shared.closing.subscribe();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = closing.wait_for(|closing| *closing) => return,
+            () = closed(&mut closing, closes) => return,
         };
         match accepted {
             Ok((stream, _)) => {
-                let open = &worker.shared.metrics.connections;
-                if open.load(Relaxed) < CONNECTIONS_MAX {
-                    open.fetch_add(1, Relaxed);
-                    let open = Open(Rc::clone(&worker));
+                if worker.shared.metrics.connections.load(Relaxed) < CONNECTIONS_MAX {
+                    let open = Open::count(&worker, closes);
                     tokio::task::spawn_local(connection(open, purpose.clone(), stream));
                 }
             }
@@ -122,17 +127,56 @@ pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::Tcp
     }
 }
 
-/// Counts a connection while it is open.
-struct Open(Rc<Worker>);
+/// How far a sidecar has closed. What comes in ends first: to answer what is open, the
+/// application may have to call others until the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Closing {
+    /// It is open.
+    Nothing,
+    /// Connections of other sidecars end.
+    Inbound,
+    /// Those of the application, too.
+    All,
+}
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.shared.metrics.connections.fetch_sub(1, Relaxed);
+/// Counts a connection, or what it became after a switch of protocols, while it is open.
+#[derive(Debug)]
+pub struct Open {
+    worker: Rc<Worker>,
+    closes: Closing,
+}
+
+impl Open {
+    /// Count one that ends when the sidecar has closed as far as `closes`.
+    pub fn count(worker: &Rc<Worker>, closes: Closing) -> Open {
+        worker.shared.metrics.connections.fetch_add(1, Relaxed);
+        if closes == Closing::Inbound {
+            worker.shared.inbound_connections.fetch_add(1, Relaxed);
+        }
+        Open {
+            worker: Rc::clone(worker),
+            closes,
+        }
     }
 }
 
+impl Drop for Open {
+    fn drop(&mut self) {
+        let shared = &self.worker.shared;
+        shared.metrics.connections.fetch_sub(1, Relaxed);
+        if self.closes == Closing::Inbound {
+            shared.inbound_connections.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// When the sidecar has closed as far as `closes`; at once, if it is gone.
+async fn closed(closing: &mut watch::Receiver<Closing>, closes: Closing) {
+    let _closed = closing.wait_for(|closing| *closing >= closes).await;
+}
+
 async fn connection(open: Open, purpose: Purpose, stream: TcpStream) {
-    let worker = &open.0;
+    let worker = &open.worker;
     // Without it small answers wait for acknowledgements; a socket that refuses is broken anyway.
     if stream.set_nodelay(true).is_err() {
         return;
@@ -198,7 +242,7 @@ where
         }
         Box::pin(outbound::handle(worker, entrance.clone(), request))
     };
-    drive_http1(worker, stream, handle, std::future::pending()).await;
+    drive_http1(worker, stream, handle, Closing::All, std::future::pending()).await;
 }
 
 async fn outbound_http2<S>(worker: &Rc<Worker>, entrance: &Entrance, stream: S)
@@ -209,7 +253,7 @@ where
     let handle = move |request: Request<Incoming>| {
         outbound::handle(Rc::clone(&handler), entrance.clone(), request)
     };
-    drive_http2(worker, stream, handle, std::future::pending()).await;
+    drive_http2(worker, stream, handle, Closing::All, std::future::pending()).await;
 }
 
 /// CONNECT to a service: the tunnel carries what the service's port speaks.
@@ -223,6 +267,7 @@ async fn connect(worker: &Rc<Worker>, mut request: Request<Incoming>) -> Respons
         let authority =
             authority.ok_or_else(|| Error::new(Reason::BadRequest, "CONNECT names no host"))?;
         let (service, port) = discover::by_host(worker, &authority)?;
+        service.last_used_s.store(now_s(), Relaxed);
         let plan = discover::plan(worker, &service).await?;
         let protocol = discover::port(&service, &plan, port)?.protocol;
         Ok((service, port, protocol))
@@ -231,14 +276,15 @@ async fn connect(worker: &Rc<Worker>, mut request: Request<Incoming>) -> Respons
         Err(error) => respond(&error, asked, worker.shared.settings.reason_header),
         Ok((service, port, protocol)) => {
             let upgraded = hyper::upgrade::on(&mut request);
-            let worker = Rc::clone(worker);
+            let open = Open::count(worker, Closing::All);
             tokio::task::spawn_local(async move {
+                let worker = &open.worker;
                 let Ok(upgraded) = upgraded.await else { return };
                 let stream = TokioIo::new(upgraded);
                 if protocol == Protocol::Tcp {
-                    tcp::outbound(&worker, &service, port, stream).await;
+                    tcp::outbound(worker, &service, port, stream).await;
                 } else {
-                    tunnelled_http(&worker, service, port, stream).await;
+                    tunnelled_http(worker, service, port, stream).await;
                 }
             });
             Response::new(ResponseBody::full(bytes::Bytes::new()))
@@ -316,24 +362,39 @@ async fn serve_app(
                     request,
                 ))
             };
-            Box::pin(drive_http1(worker, stream, handle, expiry)).await;
+            Box::pin(drive_http1(
+                worker,
+                stream,
+                handle,
+                Closing::Inbound,
+                expiry,
+            ))
+            .await;
         }
         Protocol::Http2 | Protocol::Grpc => {
             let handler = Rc::clone(worker);
             let handle = move |request: Request<Incoming>| {
                 inbound::handle(Rc::clone(&handler), app, Rc::clone(&caller), request)
             };
-            Box::pin(drive_http2(worker, stream, handle, expiry)).await;
+            Box::pin(drive_http2(
+                worker,
+                stream,
+                handle,
+                Closing::Inbound,
+                expiry,
+            ))
+            .await;
         }
     }
 }
 
-/// Serve HTTP/1.1 until the client leaves; after `expiry`, or when the sidecar closes, the
-/// request at hand is the last.
+/// Serve HTTP/1.1 until the client leaves; after `expiry`, or when the sidecar closes as far
+/// as `closes`, the request at hand is the last.
 async fn drive_http1<S, F, R>(
     worker: &Rc<Worker>,
     stream: S,
     handle: F,
+    closes: Closing,
     expiry: impl Future<Output = ()>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -355,7 +416,7 @@ async fn drive_http1<S, F, R>(
         // What the client did wrong was answered already.
         _ended = &mut connection => return,
         () = expiry => {}
-        _ = closing.wait_for(|closing| *closing) => {}
+        () = closed(&mut closing, closes) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ended = connection.await;
@@ -366,6 +427,7 @@ async fn drive_http2<S, F, R>(
     worker: &Rc<Worker>,
     stream: S,
     handle: F,
+    closes: Closing,
     expiry: impl Future<Output = ()>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -375,6 +437,7 @@ async fn drive_http2<S, F, R>(
     let connection = http2::Builder::new(LocalExecutor)
         .timer(CoarseTimer)
         .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buf_size(STREAM_SEND_MAX)
         .max_header_list_size(u32::try_from(BUFFER_MAX).unwrap_or(u32::MAX))
         .auto_date_header(false)
         .keep_alive_interval(HEAD_TIME)
@@ -385,7 +448,7 @@ async fn drive_http2<S, F, R>(
         biased;
         _ended = &mut connection => return,
         () = expiry => {}
-        _ = closing.wait_for(|closing| *closing) => {}
+        () = closed(&mut closing, closes) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ended = connection.await;

@@ -21,6 +21,7 @@ use crate::steps::route::Routed;
 use crate::steps::{framing, headers, limit, route, trace};
 use crate::timer::Deadline;
 use crate::tries::{End, Journey, reason_of};
+use crate::upgrade;
 use crate::upstream::body::{BodySource, Guards, InFlight, ResponseBody};
 use crate::upstream::http1::Http1;
 use crate::worker::Worker;
@@ -142,7 +143,7 @@ async fn forward(
     prefix: Option<&str>,
     seen: &mut Observation,
 ) -> Result<(Response<Incoming>, Option<Http1>, InFlight), Error> {
-    let upgrade = headers::upgrade(request.headers());
+    let upgrade = upgrade::asked(&request);
     let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 
 use crate::error::{Error, Reason};
 use crate::upstream::body::ResponseBody;
@@ -59,6 +59,8 @@ pub struct Asked {
     pub version: Version,
     /// Whether it is gRPC.
     pub grpc: bool,
+    /// Whether it asks for the head alone.
+    pub head: bool,
 }
 
 impl Asked {
@@ -67,6 +69,7 @@ impl Asked {
         Asked {
             version: request.version(),
             grpc: is_grpc(request.headers()),
+            head: request.method() == Method::HEAD,
         }
     }
 }
@@ -83,7 +86,7 @@ pub fn respond(error: &Error, asked: Asked, show_reason: bool) -> Response<Respo
     if asked.grpc {
         return grpc(error, show_reason);
     }
-    let text = if show_reason {
+    let text = if show_reason && !asked.head {
         format!("tulle: {error}\n")
     } else {
         String::new()
@@ -163,6 +166,7 @@ mod tests {
         let asked = Asked {
             version: Version::HTTP_11,
             grpc: false,
+            head: false,
         };
         let response = respond(&Error::new(Reason::NoRoute, "cart"), asked, false);
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
@@ -171,10 +175,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_for_by_head_has_no_body() {
+        let request = http::Request::head("/").body(()).expect("a request");
+        let error = Error::new(Reason::NoRoute, "cart");
+        let response = respond(&error, Asked::of(&request), true);
+        assert!(http_body::Body::is_end_stream(response.body()));
+        assert_eq!(response.headers()[REASON_HEADER], "no-route");
+    }
+
+    #[test]
     fn grpc_gets_a_trailers_only_response() {
         let asked = Asked {
             version: Version::HTTP_2,
             grpc: true,
+            head: false,
         };
         let response = respond(&Error::new(Reason::Denied, "100% no"), asked, true);
         assert_eq!(response.status(), StatusCode::OK);

@@ -1,7 +1,7 @@
 //! What all threads of a sidecar share: records in force, identity, counters, events.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::control::{Host, Outgoing};
+use crate::listen::Closing;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::observe::report::{Reporter, report};
@@ -62,8 +63,10 @@ pub struct Shared {
     pub(crate) connected: AtomicBool,
     /// Turns true once, when draining begins.
     pub draining: watch::Sender<bool>,
-    /// Turns true when open connections should end.
-    pub closing: watch::Sender<bool>,
+    /// Which open connections should end.
+    pub closing: watch::Sender<Closing>,
+    /// Those among the open connections that came from other sidecars.
+    pub inbound_connections: AtomicI64,
     pub(crate) admin: std::sync::OnceLock<String>,
     pub(crate) description: std::sync::OnceLock<Value>,
     started: Instant,
@@ -114,7 +117,8 @@ impl Shared {
             has_inbound: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             draining: watch::Sender::new(false),
-            closing: watch::Sender::new(false),
+            closing: watch::Sender::new(Closing::Nothing),
+            inbound_connections: AtomicI64::new(0),
             admin: std::sync::OnceLock::new(),
             description: std::sync::OnceLock::new(),
             started: Instant::now(),
@@ -316,8 +320,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Drop services that were not called for a while and that no held route points to.
+    /// Drop services that were not called for a while and that no held route points to. What
+    /// nobody could send again stays.
     pub fn drop_idle_services(&self) {
+        if !self.connected.load(Relaxed) {
+            return;
+        }
         let now = now_s();
         let all = self.directory.all();
         let mut pointed: Vec<Arc<Service>> = Vec::new();

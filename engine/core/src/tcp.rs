@@ -14,7 +14,8 @@ use crate::discover;
 use crate::error::{Error, Reason};
 use crate::head::RequestHead;
 use crate::inbound::{App, Caller};
-use crate::observe::metrics::{Direction, Series, SeriesKey};
+use crate::observe::Observation;
+use crate::observe::metrics::{Direction, SeriesKey};
 use crate::observe::names::NONE;
 use crate::plan::service::{BackendPlan, PortPlan, Service};
 use crate::record::{Action, Protocol, Traffic};
@@ -50,23 +51,11 @@ where
         reason: None,
         mtls: false,
     };
-    match reach(worker, service, port, &mut key).await {
-        Ok(reached) => {
-            let series = worker
-                .metrics
-                .borrow_mut()
-                .series(key, &worker.shared.metrics);
-            copy(client, reached.stream, series, Direction::Outbound).await;
-        }
-        Err(error) => {
-            key.reason = Some(error.reason);
-            let series = worker
-                .metrics
-                .borrow_mut()
-                .series(key, &worker.shared.metrics);
-            series.opened();
-            series.closed(0);
-        }
+    let reached = reach(worker, service, port, &mut key).await;
+    key.reason = reached.as_ref().err().map(|error| error.reason);
+    let seen = Observation::connection(worker, key, None);
+    if let Ok(reached) = reached {
+        copy(client, reached.stream, seen).await;
     }
 }
 
@@ -191,51 +180,26 @@ where
         Action::Allow => connect(worker, &app.target(), Alpn::Tcp).await,
     };
     key.reason = connected.as_ref().err().map(|error| error.reason);
-    let series = worker
-        .metrics
-        .borrow_mut()
-        .series(key, &worker.shared.metrics);
-    match connected {
-        Ok(app) => copy(peer, app.stream, series, Direction::Inbound).await,
-        Err(_) => {
-            series.opened();
-            series.closed(0);
-        }
+    let seen = Observation::connection(worker, key, verdict.policy);
+    if let Ok(app) = connected {
+        copy(peer, app.stream, seen).await;
     }
 }
 
 /// Copy both ways until both sides have ended, or either broke.
-async fn copy<A>(mut near: A, far: Stream, series: Arc<Series>, direction: Direction)
+async fn copy<A>(mut near: A, far: Stream, seen: Observation)
 where
     A: AsyncRead + AsyncWrite + Unpin,
 {
-    let started = now_us();
-    series.opened();
-    let mut far = Counted {
-        stream: far,
-        series,
-        direction,
-    };
+    let mut far = Counted { stream: far, seen };
     // A broken connection is an ordinary end.
     let _ended = copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER, BUFFER).await;
-    far.series.closed(now_us() - started);
 }
 
-/// Counts bytes as they pass, so that a connection that lives for days is seen.
+/// The called side: what is written to it is the request, what is read the response.
 struct Counted {
     stream: Stream,
-    series: Arc<Series>,
-    direction: Direction,
-}
-
-impl Counted {
-    /// The other side of the mesh is the far side when outbound, the near one when inbound.
-    fn count(&self, read: usize, written: usize) {
-        match self.direction {
-            Direction::Outbound => self.series.bytes(read as u64, written as u64),
-            Direction::Inbound => self.series.bytes(written as u64, read as u64),
-        }
-    }
+    seen: Observation,
 }
 
 impl AsyncRead for Counted {
@@ -246,7 +210,8 @@ impl AsyncRead for Counted {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.count(buffer.filled().len() - before, 0);
+        let read = (buffer.filled().len() - before) as u64;
+        self.seen.carried(0, read);
         result
     }
 }
@@ -259,7 +224,8 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buffer);
         if let Poll::Ready(Ok(written)) = &result {
-            self.count(0, *written);
+            let written = *written as u64;
+            self.seen.carried(written, 0);
         }
         result
     }

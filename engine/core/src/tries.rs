@@ -156,6 +156,13 @@ impl Journey<'_> {
         let in_flight = InFlight::begin(endpoint);
         let sending = std::pin::pin!(upstream::send(self.worker, &target, request));
         let result = self.in_time(sending, body, started_us).await;
+        if result.is_err() && body.is_broken() {
+            // Neither the endpoint's fault, nor worth another try.
+            return Err(Error::new(
+                Reason::ClientGone,
+                "the request's body broke off",
+            ));
+        }
         self.learn(endpoint, &endpoints, &result, started_us);
         result.map(|sent| (sent, in_flight))
     }
@@ -174,8 +181,10 @@ impl Journey<'_> {
                 sent.response.status().is_server_error(),
                 now.saturating_sub(started_us),
             ),
-            // Our own limits say nothing about the endpoint.
-            Err(error) if error.reason == Reason::PendingLimit => return,
+            // Our own limits, or the want of a certificate, say nothing about the endpoint.
+            Err(error) if matches!(error.reason, Reason::PendingLimit | Reason::NoIdentity) => {
+                return;
+            }
             Err(_) => (true, FAILED_LATENCY_US.max(now.saturating_sub(started_us))),
         };
         endpoint.state.observe(latency, now);
@@ -297,7 +306,13 @@ impl Journey<'_> {
         seen.tries = 1;
         let target = self.target(endpoint)?;
         let in_flight = InFlight::begin(endpoint);
-        let response = upgrade::carry(self.worker, &target, parts, protocol, client).await?;
+        let carrying = upgrade::carry(self.worker, &target, parts, protocol, client);
+        let response = match self.end.at_us {
+            None => carrying.await?,
+            Some(end_us) => until(end_us, Box::pin(carrying))
+                .await
+                .unwrap_or_else(|| Err(Error::new(Reason::RequestTimeout, "no response")))?,
+        };
         Ok((response, in_flight))
     }
 }

@@ -5,12 +5,13 @@ use std::rc::Rc;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
 
 use crate::error::{Error, Reason};
+use crate::listen::{Closing, Open};
 use crate::steps::headers;
 use crate::upstream::Target;
 use crate::upstream::body::RequestBody;
@@ -20,6 +21,12 @@ use crate::worker::Worker;
 
 /// Bytes buffered in each direction.
 pub const BUFFER: usize = 16 * 1024;
+
+/// The protocol that a request asks to switch to. One with a body is not heeded, as any server
+/// may do: nobody could tell the body from what follows the switch.
+pub fn asked(request: &Request<Incoming>) -> Option<HeaderValue> {
+    headers::upgrade(request.headers()).filter(|_| request.body().is_end_stream())
+}
 
 /// Ask `target` to switch to `protocol` on a connection of its own. When it does, the client's
 /// connection and this one are joined until either ends; any other response is handed back.
@@ -39,12 +46,10 @@ pub async fn carry(
             "a service on HTTP/2 cannot switch protocols",
         ));
     }
-    let permit = target.limits.as_ref().map(|(service, _)| {
-        service
-            .load
-            .connections
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        ConnectionPermit(std::sync::Arc::clone(service))
+    // Held by the exchange of heads and then by the bytes, whichever lasts longer.
+    let permit = Rc::new(match &target.limits {
+        Some((service, limits)) => Some(ConnectionPermit::take(service, limits)?),
+        None => None,
     });
     let connected = connect(worker, target, Alpn::Http1).await?;
     let lost = |error: hyper::Error| Error::new(Reason::Reset, describe(&error));
@@ -52,10 +57,11 @@ pub async fn carry(
         .handshake(TokioIo::new(connected.stream))
         .await
         .map_err(lost)?;
+    let held = Rc::clone(&permit);
     tokio::task::spawn_local(async move {
         // Its end reaches whoever holds the response or the upgraded stream.
         let _ended = connection.with_upgrades().await;
-        drop(permit);
+        drop(held);
     });
     parts.version = Version::HTTP_11;
     headers::to_http1(&parts.method, &mut parts.uri, &mut parts.headers);
@@ -67,7 +73,15 @@ pub async fn carry(
         let server = hyper::upgrade::on(&mut response);
         headers::strip_hop_by_hop(response.headers_mut());
         mark(response.headers_mut(), &protocol);
-        tokio::task::spawn_local(join(client, server));
+        let closes = match target.limits {
+            Some(_) => Closing::All,
+            None => Closing::Inbound,
+        };
+        let open = Open::count(worker, closes);
+        tokio::task::spawn_local(async move {
+            join(client, server).await;
+            drop((permit, open));
+        });
     }
     Ok(response)
 }

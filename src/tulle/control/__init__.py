@@ -7,6 +7,7 @@
     admission   join and renewal: who gets which certificate
     workloads   registration, status and leases of workloads in the store
     leases      when a silent workload's endpoints leave, as arithmetic on a clock
+    conditions  the status of routes and policies, written when it changes
     publisher   store revision -> touched records -> only what sidecars subscribe to
     peers       the connected sidecars and what they hold
     telemetry   their reports as totals; `traffic` makes edges and rows of it

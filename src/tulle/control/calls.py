@@ -12,14 +12,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from tulle.control import shapes, traffic
 from tulle.control.bodies import BadBody, BodyTooLarge, read_object
 from tulle.control.bounds import TooMany
-from tulle.control.objects import success
+from tulle.control.objects import deletes, success
 from tulle.control.proxies import proxy_rows
 from tulle.control.resolve import DescribedRequest, Destination
 from tulle.control.streams import LineStream, Slots
 from tulle.control.tap import Tap, TapFilter
 from tulle.errors import NotFound
 from tulle.identity.tokens import Grant
-from tulle.mesh.change import Change, Delete, Outcome, Put
+from tulle.mesh.change import Change, Outcome, Put
 from tulle.mesh.select import selected_workloads, served_port
 from tulle.resources.model import DEFAULT_NAMESPACE, ObjectName, ResourceKey
 from tulle.resources.parse import parse_objects
@@ -56,12 +56,12 @@ class Calls:
         return JSONResponse({"results": results, "revision": commit.revision})
 
     async def delete(self, request: Request) -> Response:
-        """Delete a batch; what is not there is left out."""
+        """Delete a batch, with a Namespace all that is in it; what is not there is left out."""
         body = await self._body(request, shapes.DeleteBody)
         self._check_batch(body.resources)
         keys = dict.fromkeys(_key(resource) for resource in body.resources)
-        there = [Delete(key) for key in keys if self._plane.mesh.find(key) is not None]
-        commit = self._plane.commit(there)
+        there = [key for key in keys if self._plane.mesh.find(key) is not None]
+        commit = self._plane.commit(deletes(self._plane, there))
         results = [_named(outcome) for outcome in commit.outcomes]
         return JSONResponse({"results": results, "revision": commit.revision})
 
@@ -107,9 +107,12 @@ class Calls:
     async def resolve(self, request: Request) -> Response:
         """Ask sidecars what would become of a request."""
         body = await self._body(request, shapes.ResolveBody)
+        service = self._plane.mesh.service(ObjectName(*body.to.split("/", 1)))
+        if service is None:
+            raise NotFound(f"there is no Service {body.to}")
         described = DescribedRequest(
             service=body.to,
-            port=body.port,
+            port=body.port or next((port.port for port in service.spec.ports), 80),
             method=body.method,
             path=body.path,
             headers=tuple((name, value) for name, value in body.headers),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
@@ -95,13 +95,8 @@ class KindVerbs:
         return JSONResponse(self._shown(self._plane.store.get(outcome.key)), code)
 
     def _delete(self, key: ResourceKey) -> Response:
-        """Delete the object, and with a Namespace all that is in it."""
         self._plane.store.get(key)
-        changes = [Delete(key)]
-        if key.kind == "Namespace":
-            inside = self._plane.store.list(namespace=key.name).resources
-            changes.extend(Delete(found.key) for found in inside)
-        self._plane.commit(changes)
+        self._plane.commit(deletes(self._plane, [key]))
         return JSONResponse(success(f"{key} is deleted"))
 
     async def _read(self, request: Request, namespace: str | None) -> Resource:
@@ -171,6 +166,18 @@ class KindVerbs:
             yield {"type": "ERROR", "object": failure_status(error)}
         finally:
             unlisten()
+
+
+def deletes(plane: ControlPlane, keys: Iterable[ResourceKey]) -> list[Delete]:
+    """Return the changes that delete *keys*, and with a Namespace all that is in it, each once."""
+    wanted: dict[ResourceKey, None] = {}
+    for key in keys:
+        wanted[key] = None
+        if key.kind == "Namespace":
+            wanted |= dict.fromkeys(
+                found.key for found in plane.store.list(namespace=key.name).resources
+            )
+    return [Delete(key) for key in wanted]
 
 
 def success(message: str) -> dict[str, Any]:

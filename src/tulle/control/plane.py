@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tulle.compiler.compile import compile_trust
 from tulle.control.admission import Admission
+from tulle.control.conditions import Conditions
 from tulle.control.leases import Leases
 from tulle.control.peers import Peer, Peers, check_owner, parse_hello
 from tulle.control.publisher import Publisher
@@ -77,6 +78,7 @@ class ControlPlane:
         self.publisher = Publisher(hub, load_mesh(store), trust, limits.record_cache_bytes_max)
         leases = Leases(limits.departed_workloads_max)
         self.workloads = Workloads(self.commit, lambda: self.mesh, leases, clock)
+        self.conditions = Conditions(self.commit, lambda: self.mesh)
         self._hub = hub
         self._admission = Admission(
             hub, authority, self.tokens, self.workloads, settings.certificate_ttl
@@ -120,7 +122,9 @@ class ControlPlane:
         made = [outcome for outcome in commit.outcomes if outcome.action != "unchanged"]
         if made:
             after = next_mesh(self.mesh, made, commit.revision)
-            self.publisher.change(after, [(outcome.before, outcome.after) for outcome in made])
+            differences = [(outcome.before, outcome.after) for outcome in made]
+            self.publisher.change(after, differences)
+            self.conditions.changed(after, differences)
             self._keep_connected(outcome.key for outcome in made)
             for listener in list(self._listeners):
                 listener()
@@ -144,10 +148,11 @@ class ControlPlane:
         self.workloads.flush()
 
     def tick(self) -> None:
-        """Do what time asks for: leases, the hub's certificate, old tokens."""
+        """Do what time asks for: leases, conditions, the hub's certificate, old tokens."""
         for workload in self.workloads.tick():
             self.peers.forget(workload)
         self.workloads.flush()
+        self.conditions.flush(timestamp(self.clock.now()))
         if self.clock.now() >= self._renew_at:
             self._renew_own_identity()
         if self.clock.monotonic() >= self._sweep_at:

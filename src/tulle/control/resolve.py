@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from tulle.control.hub import Hub
     from tulle.control.peers import Peer
 
+DISCOVERY_S = 2.0
+"""How long a sidecar may need to learn of a service; a request waits as long (`discover.rs`)."""
+
+DISCOVERY_PAUSE_S = 0.05
+"""Between two questions; the records come in a few milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class DescribedRequest:
@@ -67,14 +73,16 @@ class Resolver:
     ) -> dict[str, Any]:
         """Ask the caller's sidecar, then for a request that it forwards the destination's.
 
-        Without a *destination* the caller's answer is all there is.
+        Without a *destination* the caller's answer is all there is. The service must exist: a
+        sidecar that has not called it yet begins to fetch its records when it is asked, as it
+        would for a request, and is asked again until it has them.
 
         Raises:
             TimedOut: a sidecar did not answer in time.
             Unreachable: a sidecar went away.
             TooMany: too many questions are open.
         """
-        outbound = await self._ask(caller, request.body("outbound", None))
+        outbound = await self._ask_outbound(caller, request)
         if outbound["outcome"] != "forward" or destination is None:
             return outbound
         principal = caller.identity.removeprefix("spiffe://")
@@ -87,6 +95,17 @@ class Resolver:
         waiting = self._waiting.get(question_id)
         if waiting is not None and not waiting.done():
             waiting.set_result(result)
+
+    async def _ask_outbound(self, caller: Peer, request: DescribedRequest) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DISCOVERY_S
+        body = request.body("outbound", None)
+        answer = first = await self._ask(caller, body)
+        # No step means that not even the service is known; its endpoints come after it.
+        while not first["steps"] and answer["outcome"] == "error" and loop.time() < deadline:
+            await asyncio.sleep(DISCOVERY_PAUSE_S)
+            answer = await self._ask(caller, body)
+        return answer
 
     async def _ask(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
         if len(self._waiting) >= self._resolves_max:

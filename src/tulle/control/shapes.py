@@ -79,7 +79,9 @@ class ResolveBody(Body):
     to: FullName
     """The service that is called."""
 
-    port: Annotated[int, Field(ge=1, le=65535)] = 80
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port of the service; None means its first one."""
+
     method: Annotated[str, Field(pattern=r"^[A-Z]{1,32}$")] = "GET"
     path: Annotated[str, Field(pattern=r"^/", max_length=8192)] = "/"
     headers: Annotated[

@@ -123,12 +123,12 @@ def parse_report(body: dict[str, Any]) -> Report:
 
 def _key(edge: dict[str, Any]) -> SeriesKey:
     """Return what the edge counts; what is not known comes as an empty text."""
-    *texts, mtls = (edge[name] for name in SeriesKey._fields)
+    values = [edge[name] or None for name in SeriesKey._fields[:-1]]
     # UTF-8 has no lone surrogates, but JSON's escapes have: they could not be shown again.
-    "".join(text or "" for text in texts).encode()
-    if not isinstance(mtls, bool):
+    "".join(value or "" for value in values).encode()
+    if not isinstance(edge["mtls"], bool):
         raise TypeError("mtls must be true or false")
-    return SeriesKey(*(text or None for text in texts), mtls=mtls)
+    return SeriesKey._make([*values, edge["mtls"]])
 
 
 @dataclass(slots=True)

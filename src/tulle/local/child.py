@@ -27,6 +27,9 @@ LINE_BYTES_MAX = 16 * 1024
 READ_BYTES = 64 * 1024
 """What a Linux pipe holds."""
 
+LAST_READS_MAX = 16
+"""A pipe can be made larger, up to 1 MiB by default."""
+
 Lines = Callable[[str], None]
 
 _starts = itertools.count(1)
@@ -135,9 +138,10 @@ class Child:
         code = self._popen.wait()
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
-        # What it wrote last explains why it ended; a grandchild may hold the pipe open.
-        while self._read():
-            pass
+        # What it wrote last explains why it ended; a grandchild may hold the pipe open, and write.
+        for _ in range(LAST_READS_MAX):
+            if not self._read():
+                break
         self.ended.set_result(code)
 
 

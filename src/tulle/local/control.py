@@ -1,6 +1,7 @@
 """Keep the control plane of a run alive, and give it the project's resources."""
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -13,12 +14,15 @@ from tulle.local.backoff import Backoff
 from tulle.local.child import Child, Launch, start
 from tulle.local.manifests import Object
 from tulle.local.output import Console, LogFile
-from tulle.local.plane import server_command
+from tulle.local.plane import Plane, server_command
 from tulle.local.project import MeshSettings
 from tulle.local.sidecar import LocalMesh
 from tulle.local.status import AppStatus, State
 
 NAME = "control-plane"
+RUN_ANNOTATION = "tulle.dev/made-by-run"
+"""On Services that only `tulle run` asked for: they go with the last program behind them."""
+
 LOOK_SECONDS = 0.01
 """Between two looks for the file it writes when it is ready; the whole start waits for it."""
 
@@ -50,6 +54,7 @@ class ControlPlane:
         self._resources = resources
         self._console = console
         self._child: Child | None = None
+        self._asked = False
         self._log = LogFile(mesh.home.logs / f"{NAME}.log")
 
     async def keep(self) -> None:
@@ -67,6 +72,12 @@ class ControlPlane:
             await self._come_up(self._child, began)
             code = await self._child.wait()
             self._mesh.plane_ready.clear()
+            if self._asked:
+                self._asked = False
+                self.state, self.reason = "starting", None
+                self.restarts += 1
+                backoff.reset()
+                continue
             delay = backoff.next_delay(time.monotonic() - began)
             self.restarts += 1
             self.state, self.reason = "backoff", f"exited with code {code}"
@@ -83,8 +94,12 @@ class ControlPlane:
         self.state = "stopped"
 
     async def restart(self) -> None:
-        """Stop it; `keep` starts it again."""
-        await self.stop()
+        """Stop it; return when `keep` has started it again, or after a while without success."""
+        if self._child is not None and self._child.running:
+            self._asked = True
+            await self._child.stop(STOP_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._mesh.plane_ready.wait(), READY_SECONDS)
 
     def status(self) -> AppStatus:
         """Return what there is to tell."""
@@ -133,7 +148,12 @@ class ControlPlane:
                     raise StartError(self._why_not(child))
                 return
             if time.monotonic() - began > READY_SECONDS:
-                raise StartError(f"the control plane is not ready after {READY_SECONDS:.0f} s")
+                slow = f"the control plane is not ready after {READY_SECONDS:.0f} s"
+                if self.restarts == 0:
+                    raise StartError(f"{slow}; see: tulle logs {NAME}")
+                self._console.problem(f"{slow}; it is started again")
+                await child.stop(0)
+                return
             await asyncio.sleep(LOOK_SECONDS)
         try:
             await asyncio.to_thread(give, self._mesh, self._resources)
@@ -197,3 +217,25 @@ def give(mesh: LocalMesh, resources: Resources) -> None:
     missing = [one for one in resources.implied if not mesh.plane.holds(one)]
     if missing or resources.written:
         mesh.plane.apply([*missing, *resources.written])
+
+
+def withdraw(plane: Plane, services: Sequence[Object], workload: str) -> None:
+    """Delete those of *services* that `tulle run` made, unless one besides *workload* is there.
+
+    A control plane that is gone, or a Service that is not there any more, is no error.
+    """
+    for service in services:
+        namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+        path = f"/api/v1/namespaces/{namespace}/services/{name}"
+        behind = (
+            f"/apis/tulle.dev/v1alpha1/namespaces/{namespace}/workloads?labelSelector=app={name}"
+        )
+        with contextlib.suppress(TulleError):
+            found = plane.call("GET", path)
+            others = [
+                one
+                for one in plane.call("GET", behind)["items"]
+                if one["metadata"]["name"] != workload and one.get("status", {}).get("connected")
+            ]
+            if RUN_ANNOTATION in found["metadata"].get("annotations", {}) and not others:
+                plane.call("DELETE", path)

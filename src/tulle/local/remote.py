@@ -77,9 +77,10 @@ def _ask(path: Path, request: dict[str, Any], timeout_s: float) -> dict[str, Any
             with client.makefile("rb") as file:
                 line = file.readline()
         except OSError as error:
-            raise Unreachable(
-                f"nothing runs here ({path}: {error}); start it with: tulle up"
-            ) from None
+            where = path.parent.parent
+            if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+                raise Unreachable(f"nothing runs in {where}; start it with: tulle up") from None
+            raise Unreachable(f"the runner of {where} does not answer: {error}") from None
     if not line:
         raise Unreachable(f"the runner at {path} ended; start it with: tulle up")
     answer: dict[str, Any] = json.loads(line)

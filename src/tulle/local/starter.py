@@ -11,8 +11,7 @@ apps:
   hello:
     # A line for the shell. It listens on $PORT, which the runner chooses.
     command: python3 -m http.server $PORT --bind 127.0.0.1
-    replicas: 2
-    readiness: {http: /}
+    replicas: 2            # ready when they listen; or ask them: readiness: {http: /healthz}
 
   caller:
     # Calls services by name through $HTTP_PROXY, which the runner sets.

@@ -22,7 +22,13 @@ import tulle
 from tulle.errors import NotFound, StartError
 from tulle.local import marks
 from tulle.local.control import NAME as CONTROL_PLANE
-from tulle.local.control import ControlPlane, JoinedPlane, Resources
+from tulle.local.control import (
+    RUN_ANNOTATION,
+    ControlPlane,
+    JoinedPlane,
+    Resources,
+    withdraw,
+)
 from tulle.local.manifests import (
     implied_namespaces,
     implied_services,
@@ -114,6 +120,10 @@ class Supervisor:
         home.prepare()
         namespaces = implied_namespaces(project, written)
         services = implied_services(project, apps, self._services)
+        if settings.single:
+            for service in services:
+                service["metadata"]["annotations"] = {RUN_ANNOTATION: "true"}
+        self._implied = services
         self.control: ControlPlane | JoinedPlane
         if settings.joined_hub is None:
             resources = Resources([*services, *written], namespaces)
@@ -240,6 +250,9 @@ class Supervisor:
         for level in self._levels():
             await self._unless_hurried([unit.stop_app() for unit in level])
         await self._unless_hurried([unit.sidecar.stop() for unit in self.units])
+        if self.settings.single:
+            name = self.units[0].name
+            await asyncio.to_thread(withdraw, self._mesh.plane, self._implied, name)
         await self._unless_hurried([self.control.stop()])
         await asyncio.to_thread(marks.end_all, f"{self.run}/", 0)
         for unit in self.units:

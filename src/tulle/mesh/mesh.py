@@ -160,6 +160,13 @@ class Mesh:
         policies = self.traffic_policies(service)
         return policies[0] if policies else None
 
+    def referring(self, service: ObjectName) -> frozenset[ResourceKey]:
+        """Return all that refers to *service*, in whatever way."""
+        roles: tuple[Role, ...] = ("parent", "backend", "target")
+        return frozenset().union(
+            *(self.referrers.get((role, service), frozenset()) for role in roles)
+        )
+
     def _referring(self, role: Role, service: ObjectName) -> tuple[Resource, ...]:
         keys = self.referrers.get((role, service), frozenset())
         return tuple(sorted((cast("Resource", self.find(key)) for key in keys), key=age))

@@ -28,7 +28,10 @@ from tulle.resources.route import (
 from tulle.resources.values import DnsLabel, Hostname, regex_problem
 from tulle.resources.violations import Location, Problems
 
-NAME_LENGTH_MAX: Final = 1024
+NAME_LENGTH_MAX: Final = 1000
+"""Of one name: beside a pattern for the other it is one of the engine's, of 1,024 bytes."""
+REGEX_BYTES_MAX: Final = 500
+"""Of one expression: the engine has one for both, of 1,024 bytes."""
 
 _SERVICE = re.compile(r"\.?[A-Za-z_][A-Za-z_0-9]*(\.[A-Za-z_][A-Za-z_0-9]*)*")
 _METHOD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
@@ -56,8 +59,9 @@ class GRPCMethodMatch(Model):
             if not value:
                 continue
             if self.type == "RegularExpression":
-                if message := regex_problem(value):
-                    problems.add((field,), message, "RE2 syntax, at most 1024 characters")
+                if message := regex_problem(value, REGEX_BYTES_MAX):
+                    allowed = f"RE2 syntax, at most {REGEX_BYTES_MAX} bytes"
+                    problems.add((field,), message, allowed)
             elif len(value) > NAME_LENGTH_MAX or not exact.fullmatch(value):
                 problems.add(
                     (field,), f'"{value}" is not a gRPC {field}', "letters, digits and '_'"

@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from tulle.resources.violations import Problems
 
-REGEX_LENGTH_MAX: Final = 1024
+REGEX_BYTES_MAX: Final = 1024
 """The bound of the Gateway API for header, query and path values."""
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -204,18 +204,18 @@ def check_pattern(type_: str, value: str) -> None:
     """
     if type_ == "RegularExpression" and (message := regex_problem(value)):
         problems = Problems()
-        problems.add(("value",), message, f"RE2 syntax, at most {REGEX_LENGTH_MAX} characters")
+        problems.add(("value",), message, f"RE2 syntax, at most {REGEX_BYTES_MAX} bytes")
         problems.raise_any()
 
 
-def regex_problem(value: str) -> str | None:
+def regex_problem(value: str, bytes_max: int = REGEX_BYTES_MAX) -> str | None:
     """Return what is wrong with *value* as a regular expression, or None.
 
     It must compile here and in the engine, whose matcher never backtracks: no look-around, no
     back-references, no atomic groups, no possessive quantifiers.
     """
-    if len(value) > REGEX_LENGTH_MAX:
-        return f"{len(value)} characters are too many"
+    if (length := len(value.encode())) > bytes_max:
+        return f"{length} bytes are too many"
     try:
         parsed = _regex.parse(value)
         re.compile(value)

@@ -22,6 +22,14 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// Bytes received from and sent to the other side, given those of request and response.
+    pub fn sides(self, request: u64, response: u64) -> (u64, u64) {
+        match self {
+            Direction::Outbound => (response, request),
+            Direction::Inbound => (request, response),
+        }
+    }
+
     /// The label's value.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -25,10 +25,10 @@ use crate::settings::AccessLog;
 use crate::steps::trace;
 use crate::timer::now_us;
 use crate::worker::Worker;
-use metrics::{Direction, SeriesKey};
+use metrics::{Direction, Series, SeriesKey};
 use names::NONE;
 
-/// One request from its head to the end of its response. It is recorded when dropped, so that no
+/// One request from its head to the end of its response, or one connection that carries bytes. It is recorded when dropped, so that no
 /// way out of the request path can forget it.
 #[derive(Debug)]
 pub struct Observation {
@@ -45,11 +45,14 @@ pub struct Observation {
     /// The policy that denied or allowed it.
     pub policy: Option<Arc<str>>,
     detail: Option<Box<Detail>>,
+    /// The series of a connection, which counts while it lives; `None`: a request.
+    connection: Option<Arc<Series>>,
 }
 
 /// Text that only a log or a watcher needs.
 #[derive(Debug)]
 struct Detail {
+    /// Empty for a connection, as is the path.
     method: String,
     path: String,
     trace_id: Option<String>,
@@ -90,6 +93,49 @@ impl Observation {
             response_bytes: 0,
             policy: None,
             detail,
+            connection: None,
+        }
+    }
+
+    /// Begin with a connection that carries bytes: what it is counted as is known by now.
+    pub fn connection(
+        worker: &Rc<Worker>,
+        key: SeriesKey,
+        policy: Option<Arc<str>>,
+    ) -> Observation {
+        let series = worker
+            .metrics
+            .borrow_mut()
+            .series(key, &worker.shared.metrics);
+        series.opened();
+        let wanted = worker.shared.log.is_some() || worker.shared.taps.is_active();
+        let detail = Detail {
+            method: String::new(),
+            path: String::new(),
+            trace_id: None,
+        };
+        Observation {
+            worker: Rc::clone(worker),
+            start_us: now_us(),
+            key,
+            tries: 1,
+            request_bytes: Some(Rc::default()),
+            response_bytes: 0,
+            policy,
+            detail: wanted.then(|| Box::new(detail)),
+            connection: Some(series),
+        }
+    }
+
+    /// Bytes that a connection carried, counted at once: it may live for days.
+    pub fn carried(&mut self, request: u64, response: u64) {
+        if let Some(sent) = &self.request_bytes {
+            sent.set(sent.get() + request);
+        }
+        self.response_bytes += response;
+        if let Some(series) = &self.connection {
+            let (bytes_in, bytes_out) = self.key.direction.sides(request, response);
+            series.bytes(bytes_in, bytes_out);
         }
     }
 
@@ -197,8 +243,8 @@ impl Observation {
             "destination": text(destination),
             "destination_identity": text(destination_identity),
             "protocol": self.key.protocol.as_str(),
-            "method": detail.method,
-            "path": detail.path,
+            "method": text(&detail.method),
+            "path": text(&detail.path),
             "code": self.key.code,
             "grpc_status": self.key.grpc_status,
             "reason": self.key.reason.map(Reason::as_str),
@@ -217,25 +263,31 @@ impl Observation {
 
 impl Drop for Observation {
     fn drop(&mut self) {
+        let latency_us = self.elapsed_us();
+        match &self.connection {
+            Some(series) => series.closed(latency_us),
+            None => self.count_request(latency_us),
+        }
+        if let Some(detail) = self.detail.take() {
+            self.tell(latency_us, &detail);
+        }
+    }
+}
+
+impl Observation {
+    fn count_request(&mut self, latency_us: u64) {
         if self.key.code == 0 && self.key.reason.is_none() {
             // No response was ever made: the caller went away.
             self.key.reason = Some(Reason::ClientGone);
         }
-        let latency_us = self.elapsed_us();
         let request_bytes = self.request_bytes.as_ref().map_or(0, |bytes| bytes.get());
-        let (bytes_in, bytes_out) = match self.key.direction {
-            Direction::Outbound => (self.response_bytes, request_bytes),
-            Direction::Inbound => (request_bytes, self.response_bytes),
-        };
+        let (bytes_in, bytes_out) = self.key.direction.sides(request_bytes, self.response_bytes);
         let retries = u64::from(self.tries.saturating_sub(1));
         self.worker
             .metrics
             .borrow_mut()
             .series(self.key, &self.worker.shared.metrics)
             .request(latency_us, retries, bytes_in, bytes_out);
-        if let Some(detail) = self.detail.take() {
-            self.tell(latency_us, &detail);
-        }
     }
 }
 

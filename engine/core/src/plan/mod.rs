@@ -14,8 +14,9 @@ use crate::observe::names::Names;
 use crate::record::ServiceKey;
 use service::Service;
 
-/// Most services a sidecar holds; more are answered as unknown.
-pub const SERVICES_MAX: usize = 4096;
+/// Most services a sidecar holds; more are answered as unknown. Each takes two of the 4096
+/// records that a hub lets one sidecar subscribe to.
+pub const SERVICES_MAX: usize = 2000;
 
 type ServiceMap = HashMap<Arc<str>, Arc<Service>, ahash::RandomState>;
 

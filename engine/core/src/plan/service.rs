@@ -1,7 +1,8 @@
 //! A service as the request path needs it: routes compiled, backends resolved, counters beside.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
 use arc_swap::{ArcSwapOption, Guard};
 use http::StatusCode;
@@ -86,7 +87,7 @@ impl Service {
 
     /// What is known of it.
     pub fn known(&self) -> Known {
-        match self.known.load(Relaxed) {
+        match self.known.load(Acquire) {
             0 => Known::Asked,
             1 => Known::Present,
             _ => Known::Absent,
@@ -114,7 +115,7 @@ impl Service {
             }
         }
         self.plan.store(Some(Arc::new(plan)));
-        self.known.store(Known::Present as u8, Relaxed);
+        self.known.store(Known::Present as u8, Release);
         self.changed.notify_waiters();
     }
 
@@ -128,7 +129,7 @@ impl Service {
     pub fn set_absent(&self) {
         self.plan.store(None);
         self.endpoints.store(None);
-        self.known.store(Known::Absent as u8, Relaxed);
+        self.known.store(Known::Absent as u8, Release);
         self.changed.notify_waiters();
     }
 

@@ -44,13 +44,10 @@ pub fn observe(
         .saturating_mul(1 << doublings)
         .min(config.max_ejection_ms);
     endpoint.state.failures.store(0, Relaxed);
-    endpoint
-        .state
-        .ejected_until_us
-        .store(
-            now_us.saturating_add(ejection_ms.saturating_mul(1000)),
-            Relaxed,
-        );
+    endpoint.state.ejected_until_us.store(
+        now_us.saturating_add(ejection_ms.saturating_mul(1000)),
+        Relaxed,
+    );
 }
 
 #[cfg(test)]

@@ -241,7 +241,11 @@ mod tests {
         };
         let budget = Budget::default();
         let retries = (0..100_000).filter(|step| budget.withdraw(&config, 1 + step * 100));
-        assert_eq!(retries.count(), 20 + 99, "the saved reserve and ten seconds");
+        assert_eq!(
+            retries.count(),
+            20 + 99,
+            "the saved reserve and ten seconds"
+        );
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::worker::Worker;
 
 /// Most of a request's body that is kept for another try (as Linkerd's and Pingora's).
 pub const REPLAY_MAX: usize = 64 * 1024;
+/// What a chunk counts at least against it: many small ones cost more than their bytes.
+const CHUNK_MIN: usize = 64;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -54,6 +56,8 @@ struct Kept {
     ended_us: Option<u64>,
     kept_bytes: usize,
     overflow: bool,
+    /// The client broke off. What came is not all, and must never be sent as if it were.
+    broken: bool,
     generation: u32,
     hint: SizeHint,
     sent: Rc<Cell<u64>>,
@@ -79,6 +83,7 @@ impl BodySource {
             ended_us: None,
             kept_bytes: 0,
             overflow: false,
+            broken: false,
             generation: 0,
             sent: Rc::clone(&sent),
         };
@@ -110,6 +115,11 @@ impl BodySource {
             .map_or(Some(0), |shared| shared.borrow().ended_us)
     }
 
+    /// Whether the client broke off in the middle.
+    pub fn is_broken(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.borrow().broken)
+    }
+
     /// Whether another try could send the body from its beginning.
     pub fn can_replay(&self) -> bool {
         self.0
@@ -123,7 +133,7 @@ impl Kept {
         if self.overflow {
             return;
         }
-        self.kept_bytes += chunk.len();
+        self.kept_bytes += chunk.len().max(CHUNK_MIN);
         if self.kept_bytes > REPLAY_MAX {
             self.overflow = true;
             self.chunks = Vec::new();
@@ -138,6 +148,9 @@ impl Replay {
         let mut kept = self.shared.borrow_mut();
         if kept.generation != self.generation {
             return Poll::Ready(Some(Err("another try has begun".into())));
+        }
+        if kept.broken {
+            return Poll::Ready(Some(Err("the client broke off".into())));
         }
         if !kept.overflow
             && let Some(chunk) = kept.chunks.get(self.next).cloned()
@@ -160,7 +173,12 @@ impl Replay {
                 kept.ended = true;
                 None
             }
-            Some(Err(error)) => Some(Err(error.into())),
+            Some(Err(error)) => {
+                kept.broken = true;
+                kept.overflow = true;
+                kept.chunks = Vec::new();
+                Some(Err(error.into()))
+            }
             Some(Ok(frame)) => {
                 if let Some(chunk) = frame.data_ref() {
                     kept.keep(chunk);
@@ -198,6 +216,7 @@ impl Body for RequestBody {
                 let kept = replay.shared.borrow();
                 let all_sent = kept.overflow || replay.next >= kept.chunks.len();
                 kept.generation == replay.generation
+                    && !kept.broken
                     && all_sent
                     && (kept.incoming.is_end_stream() || kept.ended)
                     && (kept.trailers.is_none() || replay.next == usize::MAX)

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
@@ -12,6 +13,8 @@ use super::Target;
 use super::stream::Stream;
 use crate::error::{Error, Reason};
 use crate::plan::service::Service;
+use crate::record::Limits;
+use crate::steps::limit::try_take;
 use crate::timer::{now_us, within};
 use crate::tls::{self, SpiffeId};
 use crate::worker::Worker;
@@ -56,7 +59,24 @@ pub struct Connected {
 
 /// A place among a service's connections; given back when dropped.
 #[derive(Debug)]
-pub struct ConnectionPermit(pub std::sync::Arc<Service>);
+pub struct ConnectionPermit(pub Arc<Service>);
+
+impl ConnectionPermit {
+    /// Take a place, at most `limits.connections` at once.
+    ///
+    /// # Errors
+    /// [`Reason::PendingLimit`] when all are taken.
+    pub fn take(service: &Arc<Service>, limits: &Limits) -> Result<ConnectionPermit, Error> {
+        if try_take(&service.load.connections, limits.connections) {
+            return Ok(ConnectionPermit(Arc::clone(service)));
+        }
+        let detail = format!(
+            "{} connections to {} are open",
+            limits.connections, service.key
+        );
+        Err(Error::new(Reason::PendingLimit, detail))
+    }
+}
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -16,11 +15,10 @@ use tokio::sync::Mutex;
 use super::body::RequestBody;
 use super::connect::{Alpn, ConnectionPermit, connect};
 use super::http1::describe;
-use super::pool::Key;
+use super::pool::{IDLE_TIME, Key};
 use super::{Target, http1};
 use crate::error::{Error, Reason};
-use crate::steps::limit::try_take;
-use crate::timer::{CoarseTimer, now_us};
+use crate::timer::{CoarseTimer, micros, now_us};
 use crate::worker::Worker;
 
 /// Flow-control window of a stream, bytes.
@@ -47,12 +45,22 @@ where
     }
 }
 
-type Slot = Rc<Mutex<Option<Shared>>>;
+type Slot = Rc<Mutex<Held>>;
+
+/// What is held for one endpoint.
+#[derive(Debug, Default)]
+struct Held {
+    shared: Option<Shared>,
+    /// How the last attempt to connect failed, and when: who waited for it shares its end, or
+    /// all would wait for one connection after the other.
+    failed: Option<(u64, Reason, String)>,
+}
 
 #[derive(Debug)]
 struct Shared {
     sender: SendRequest<RequestBody>,
     expires_us: Option<u64>,
+    used_us: u64,
 }
 
 /// The HTTP/2 connections of a thread.
@@ -64,12 +72,15 @@ impl Connections {
         Rc::clone(self.0.borrow_mut().entry(key).or_default())
     }
 
-    /// Forget connections that are closed.
+    /// Forget connections that are closed, or that no request was sent on for [`IDLE_TIME`]:
+    /// such a one ends with its last stream.
     pub fn sweep(&self) {
+        let oldest = now_us().saturating_sub(micros(IDLE_TIME));
         self.0.borrow_mut().retain(|_, slot| {
             slot.try_lock().map_or(true, |held| {
-                held.as_ref()
-                    .is_some_and(|shared| !shared.sender.is_closed())
+                held.shared
+                    .as_ref()
+                    .is_some_and(|shared| !shared.sender.is_closed() && shared.used_us > oldest)
             })
         });
     }
@@ -130,25 +141,42 @@ async fn sender(
     target: &Target,
     slot: &Slot,
 ) -> Result<(SendRequest<RequestBody>, bool), Error> {
+    let asked_us = now_us();
     let mut held = slot.lock().await;
-    if let Some(shared) = held.as_ref()
+    if let Some(shared) = &mut held.shared
         && !shared.sender.is_closed()
-        && shared.expires_us.is_none_or(|end| now_us() < end)
+        && shared.expires_us.is_none_or(|end| asked_us < end)
     {
+        shared.used_us = asked_us;
         return Ok((shared.sender.clone(), false));
     }
-    *held = None;
-    let permit = match &target.limits {
-        Some((service, limits)) if !try_take(&service.load.connections, limits.connections) => {
-            let detail = format!(
-                "{} connections to {} are open",
-                limits.connections, service.key
-            );
-            return Err(Error::new(Reason::PendingLimit, detail));
+    if let Some((failed_us, reason, detail)) = &held.failed
+        && *failed_us > asked_us
+    {
+        return Err(Error::new(*reason, detail.clone()));
+    }
+    held.shared = None;
+    match open(worker, target).await {
+        Ok(shared) => {
+            let sender = shared.sender.clone();
+            *held = Held {
+                shared: Some(shared),
+                failed: None,
+            };
+            Ok((sender, true))
         }
-        limits => limits
-            .as_ref()
-            .map(|(service, _)| ConnectionPermit(Arc::clone(service))),
+        Err(error) => {
+            held.failed = Some((now_us(), error.reason, error.detail.clone()));
+            Err(error)
+        }
+    }
+}
+
+/// A new connection, driven by a task of its own.
+async fn open(worker: &Rc<Worker>, target: &Target) -> Result<Shared, Error> {
+    let permit = match &target.limits {
+        Some((service, limits)) => Some(ConnectionPermit::take(service, limits)?),
+        None => None,
     };
     let connected = connect(worker, target, Alpn::Http2).await?;
     let (sender, connection) = Builder::new(LocalExecutor)
@@ -166,9 +194,9 @@ async fn sender(
         let _ended = connection.await;
         drop(permit);
     });
-    *held = Some(Shared {
-        sender: sender.clone(),
+    Ok(Shared {
+        sender,
         expires_us: connected.expires_us,
-    });
-    Ok((sender, true))
+        used_us: now_us(),
+    })
 }

@@ -156,7 +156,9 @@ async fn wait(
     let key = Key::of(target);
     let place = async {
         loop {
-            let freed = service.load.freed.notified();
+            let mut freed = std::pin::pin!(service.load.freed.notified());
+            // Registered before the look around: another thread may free a place meanwhile.
+            freed.as_mut().enable();
             if let Some(connection) = take_idle(worker, key).await {
                 return Place::Idle(connection);
             }

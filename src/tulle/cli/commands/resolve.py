@@ -28,7 +28,7 @@ SOURCE_BYTES_MAX = 4 * 1024 * 1024
 @click.argument("path", default="/")
 @click.option("-X", "--method", default="GET", show_default=True)
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="Repeatable.")
-@click.option("--port", type=click.IntRange(1, 65535), default=80, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of TO.  [default: its first one]")
 @output_option("text", "json", "yaml")
 @server_options
 @click.pass_obj
@@ -40,7 +40,7 @@ def command(
     path: str,
     method: str,
     headers: tuple[str, ...],
-    port: int,
+    port: int | None,
     output: str,
 ) -> None:
     """Print each decision about a request from FROM (service or workload) to TO.

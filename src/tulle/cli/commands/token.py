@@ -89,7 +89,7 @@ def create(
 @click.pass_obj
 def list_(session: Session, output: str) -> None:
     """List the tokens that can still be used."""
-    rows = _tokens(session)
+    rows = [token for token in _tokens(session) if token["uses_left"]]
     print_rows(output, COLUMNS, rows)
     if not rows and output == "table":
         note("no tokens")

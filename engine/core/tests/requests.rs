@@ -1,0 +1,279 @@
+//! Requests through a whole engine over loopback, where the other side misbehaves or is late.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tulle_engine::engine::Engine;
+
+/// Long enough for what must happen, on any machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough to see what must not happen.
+const WHILE: Duration = Duration::from_millis(700);
+
+/// A sidecar whose service `shop/cart` speaks `protocol` at `endpoint`.
+fn sidecar(protocol: &str, endpoint: SocketAddr, change: impl Fn(&mut Value)) -> Engine {
+    let engine = Engine::bind(
+        json!({
+            "workload": {"namespace": "shop", "name": "web-1", "service_account": "web",
+                         "labels": {}, "zone": null},
+            "trust_domain": "tulle.local",
+            "inbound": [{"port": 80, "protocol": "http", "listen": "127.0.0.1:0",
+                         "app": endpoint}],
+            "outbound": [], "proxy_listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0",
+            "control": null, "state_dir": null, "probe": null, "workers": 1,
+            "access_log": "off", "access_log_path": null, "drain_seconds": 10,
+            "reason_header": true,
+        })
+        .to_string()
+        .as_bytes(),
+    )
+    .expect("an engine");
+    let mut traffic = serde_json::from_str(include_str!("traffic.json")).expect("a policy");
+    change(&mut traffic);
+    let records = [
+        (
+            "service/shop/cart",
+            json!({"kind": "service", "namespace": "shop", "name": "cart", "traffic": traffic,
+                   "ports": [{"number": 80, "name": null, "protocol": protocol, "tables": []}]}),
+        ),
+        (
+            "endpoints/shop/cart",
+            json!({"kind": "endpoints", "namespace": "shop", "name": "cart", "endpoints": [
+                {"workload": "shop/cart-1", "address": endpoint.ip(),
+                 "ports": [[80, endpoint.port()]], "identity": "", "labels": {}, "zone": null,
+                 "tls": false}]}),
+        ),
+        (
+            "workload/shop/web-1",
+            json!({"kind": "workload", "namespace": "shop", "name": "web-1",
+                   "service_account": "web", "mtls": "disable", "port_mtls": [],
+                   "authorization": {"default": "allow", "policies": []}}),
+        ),
+    ];
+    for (name, record) in records {
+        engine
+            .apply(name, record.to_string().as_bytes())
+            .expect("a record");
+    }
+    engine.start().expect("a start");
+    engine
+}
+
+fn address(engine: &Engine, path: &str) -> SocketAddr {
+    let addresses: Value = serde_json::from_slice(&engine.addresses()).expect("JSON");
+    let text = addresses.pointer(path).and_then(Value::as_str);
+    text.expect("an address").parse().expect("an address")
+}
+
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+/// Send `text` and read the head that comes back.
+fn ask(stream: &mut TcpStream, text: &str) -> String {
+    stream.write_all(text.as_bytes()).expect("it is sent");
+    head(stream)
+}
+
+fn head(stream: &mut TcpStream) -> String {
+    let mut reader = BufReader::with_capacity(1, stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).expect("a line") > 0 {}
+    head
+}
+
+/// A program that hands over each of its connections with the head it read from it.
+fn program() -> (SocketAddr, Receiver<(TcpStream, String)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = listener.local_addr().expect("an address");
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                let mut stream = stream;
+                stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                let head = head(&mut stream);
+                // The test may be over.
+                let _gone = sender.send((stream, head));
+            });
+        }
+    });
+    (at, receiver)
+}
+
+/// Wait for the event `drained`.
+fn drained(engine: &Engine, within: Duration) -> bool {
+    let end = Instant::now() + within;
+    while Instant::now() < end {
+        if let Some(event) = engine.next_event(Duration::from_millis(50)) {
+            if String::from_utf8_lossy(&event).contains("\"drained\"") {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+#[test]
+fn a_body_that_broke_off_is_not_sent_again_as_if_it_were_whole() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    let mut client = connect(address(&engine, "/proxy"));
+    client
+        .write_all(
+            b"PUT / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        )
+        .expect("it is sent");
+    let (mut first, _) = asked.recv_timeout(PATIENCE).expect("a first try");
+    client.shutdown(std::net::Shutdown::Write).expect("an end");
+    let mut body = String::new();
+    first.read_to_string(&mut body).expect("the rest");
+    assert_eq!(body, "4\r\nhalf\r\n", "the end of the body is missing");
+    assert!(asked.recv_timeout(WHILE).is_err(), "it was sent again");
+}
+
+#[test]
+fn no_switch_to_http_2_reaches_a_program() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    for entrance in ["/proxy", "/inbound/0/listen"] {
+        let mut client = connect(address(&engine, entrance));
+        let answering = thread::spawn(move || {
+            ask(
+                &mut client,
+                "GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade, http2-settings\r\n\
+                 upgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n",
+            )
+        });
+        let (mut program, head) = asked.recv_timeout(PATIENCE).expect("a request");
+        program.write_all(OK).expect("it is sent");
+        let head = head.to_ascii_lowercase();
+        assert!(
+            !head.contains("upgrade") && !head.contains("http2"),
+            "{head}"
+        );
+        let answer = answering.join().expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[test]
+fn while_it_drains_a_program_calls_others_to_answer_what_is_open() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    let mut caller = connect(address(&engine, "/inbound/0/listen"));
+    let answering = thread::spawn(move || ask(&mut caller, "GET /in HTTP/1.1\r\nhost: a\r\n\r\n"));
+    let (mut open, _) = asked.recv_timeout(PATIENCE).expect("a request");
+    engine.drain();
+    assert!(!drained(&engine, 2 * WHILE), "a request is open");
+    let refused = TcpStream::connect(address(&engine, "/inbound/0/listen"));
+    assert!(refused.is_err(), "nothing new comes in");
+
+    let mut outward = connect(address(&engine, "/proxy"));
+    let calling = thread::spawn(move || ask(&mut outward, "GET / HTTP/1.1\r\nhost: cart\r\n\r\n"));
+    let (mut called, _) = asked.recv_timeout(PATIENCE).expect("a request");
+    called.write_all(OK).expect("it is sent");
+    let answer = calling.join().expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    open.write_all(OK).expect("it is sent");
+    let answer = answering.join().expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(drained(&engine, PATIENCE));
+}
+
+#[test]
+fn a_tunnel_and_a_switched_connection_are_open_connections() {
+    for (protocol, request, answer) in [
+        (
+            "tcp",
+            "CONNECT cart:80 HTTP/1.1\r\nhost: cart:80\r\n\r\n",
+            "200",
+        ),
+        (
+            "http",
+            "GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            "101",
+        ),
+    ] {
+        let (at, asked) = program();
+        let engine = sidecar(protocol, at, |_| {});
+        let mut client = connect(address(&engine, "/proxy"));
+        let asking = thread::spawn(move || (ask(&mut client, request), client));
+        let switching = (answer == "101").then(|| {
+            let (mut program, _) = asked.recv_timeout(PATIENCE).expect("a request");
+            let switch = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                           upgrade: websocket\r\n\r\n";
+            program.write_all(switch).expect("it is sent");
+            program
+        });
+        let (head, client) = asking.join().expect("an answer");
+        assert!(head.starts_with(&format!("HTTP/1.1 {answer}")), "{head}");
+        engine.drain();
+        assert!(!drained(&engine, 2 * WHILE), "{protocol} is open");
+        drop((client, switching, asked));
+        assert!(drained(&engine, PATIENCE), "{protocol}");
+    }
+}
+
+#[test]
+fn a_switch_that_is_not_answered_ends_with_the_requests_time() {
+    let (at, _asked) = program();
+    let engine = sidecar("http", at, |traffic| {
+        traffic["request_timeout_ms"] = json!(200);
+    });
+    let mut client = connect(address(&engine, "/proxy"));
+    let answer = ask(
+        &mut client,
+        "GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+}
+
+#[test]
+fn who_waits_for_one_connection_shares_its_end() {
+    // A full queue of connections: what comes is neither taken nor refused.
+    let socket = socket2::Socket::new(
+        socket2::Domain::IPV4,
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )
+    .expect("a socket");
+    socket
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .expect("a port");
+    socket.listen(0).expect("a queue");
+    let at = socket.local_addr().expect("an address");
+    let at = at.as_socket().expect("an address");
+    let short = Duration::from_millis(200);
+    let full: Vec<_> = std::iter::from_fn(|| TcpStream::connect_timeout(&at, short).ok())
+        .take(64)
+        .collect();
+    assert!(full.len() < 64, "the queue has no end");
+
+    let engine = sidecar("http2", at, |traffic| {
+        traffic["connect_timeout_ms"] = json!(300);
+        traffic["retry"]["attempts"] = json!(0);
+    });
+    let proxy = address(&engine, "/proxy");
+    let begin = Instant::now();
+    let asking: Vec<_> = (0..20)
+        .map(|_| {
+            thread::spawn(move || ask(&mut connect(proxy), "GET / HTTP/1.1\r\nhost: cart\r\n\r\n"))
+        })
+        .collect();
+    for asking in asking {
+        let answer = asking.join().expect("an answer");
+        assert!(answer.contains("connect-failed"), "{answer}");
+    }
+    assert!(begin.elapsed() < 10 * short, "{:?}", begin.elapsed());
+}
