@@ -73,7 +73,8 @@ format: $(STAMPS)/packages-dev  ## Rewrite sources the way `check` wants them.
 
 .PHONY: bench
 bench: $(STAMPS)/engine-release $(STAMPS)/packages-bench bench/build/floor $(STAMPS)/load  ## Measure (about ten minutes).
-	$(BIN)/python -m bench.run; one=$$?; $(BIN)/python -m bench.mesh && exit $$one
+	$(BIN)/python -m bench.run; one=$$?; $(BIN)/python -m bench.mesh; two=$$?; \
+	$(BIN)/python -m bench.readme && exit $$((one | two))
 
 .PHONY: build
 build: $(STAMPS)/packages-run  ## Build the wheel into dist/.

@@ -180,3 +180,15 @@ def test_the_hub_serves_a_certificate_that_is_renewed_at_half_of_its_life(shop):
 
     assert shop.hub.identity[0] != first[0]
     assert shop.hub.identity[2] == shop.plane.roots_pem()
+
+
+def test_a_record_that_no_frame_can_hold_leaves_the_last_one_in_force(shop, reader, monkeypatch):
+    reader.sent.clear()
+    monkeypatch.setattr("tulle.control.publisher.RECORD_BYTES_MAX", 100)
+    shop.apply(route())
+    assert names(reader) == []
+
+    monkeypatch.undo()
+    shop.apply(route(weight=80))
+
+    assert names(reader) == ["service/shop/cart"]

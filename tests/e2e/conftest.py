@@ -1,5 +1,12 @@
 """One control plane for all tests here, and a namespace for each module."""
 
+import os
+
+# Before grpc is imported: its fork handlers run in every child that the tests start, where they
+# write to its output and may hang.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
 from collections.abc import Iterator
 
 import pytest

@@ -7,6 +7,7 @@ bytes to every subscriber. A record whose bytes came out equal is not sent.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from tulle.mesh.mesh import Mesh
     from tulle.record import TrustRecord
     from tulle.resources.model import Resource
+
+
+RECORD_BYTES_MAX = 4 * 1024 * 1024 - 4096
+"""A frame of the record stream has 4 MiB at most, name and version included."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,13 @@ class Publisher:
         if record is None:
             self._published[name] = None
             self._hub.withdraw(name)
+        elif len(record.data) > RECORD_BYTES_MAX:
+            # An error here would keep the other records of the same change from their readers.
+            self._published.setdefault(name, None)
+            log.error(
+                "%s is too large: %d bytes, at most %d; sidecars go on with what they have",
+                *(name, len(record.data), RECORD_BYTES_MAX),
+            )
         else:
             self._published[name] = record.version
             self._hub.publish(name, record.version, record.data)

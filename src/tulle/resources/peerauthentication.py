@@ -34,7 +34,11 @@ class PeerAuthenticationSpec(Model):
     port_level_mtls: Annotated[
         dict[Annotated[str, AfterValidator(_port)], MutualTls], Field(max_length=PORTS_MAX)
     ] = Field(default_factory=dict)
-    """By the number of the workload's port. Needs a selector."""
+    """By the number of the workload's port. Needs a selector.
+
+    Sidecars call a workload in plaintext when all ports that a Service leads to are DISABLE: give
+    such a port a Service of its own.
+    """
 
 
 class PeerAuthentication(Resource):

@@ -104,7 +104,7 @@ def _explain_nothing(
     client: ApiClient, kinds: Sequence[Kind], namespace: str | None, word: str
 ) -> None:
     where = f" in namespace {namespace}" if namespace else ""
-    note(f"no {'resources' if word in GROUPS else word}{where}")
+    note(f"no {'resources' if word in GROUPS else kinds[0].plural}{where}")
     if namespace is None:
         return
     spaces = sorted(
