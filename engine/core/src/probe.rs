@@ -17,6 +17,8 @@ const FAST: Duration = Duration::from_millis(50);
 const STEADY: Duration = Duration::from_secs(1);
 /// Longest time for one probe.
 const LIMIT: Duration = Duration::from_secs(1);
+/// Most bytes of an answer that are read.
+const ANSWER_MAX: usize = 256 * 1024;
 /// Failures in a row that make a ready application not ready (as the kubelet's default).
 const FAILURES: u32 = 3;
 
@@ -73,9 +75,22 @@ async fn status(address: SocketAddr, path: &str) -> std::io::Result<u16> {
     // "HTTP/1.1 200": the code is at a fixed place (RFC 9112 §4).
     let mut line = [0; 12];
     stream.read_exact(&mut line).await?;
+    drain(&mut stream).await?;
     let code = std::str::from_utf8(&line[9..])
         .ok()
         .and_then(|code| code.parse().ok());
     code.filter(|_| line.starts_with(b"HTTP/1."))
         .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+/// Read what is left of an answer, within a bound: an application whose answer is cut off may take
+/// it for an error worth a stack trace.
+async fn drain(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut rest = [0; 4096];
+    for _ in 0..ANSWER_MAX / rest.len() {
+        if stream.read(&mut rest).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
