@@ -139,7 +139,9 @@ def _versions(names: Sequence[str]) -> dict[str, str]:
             told = subprocess.run(
                 commands[name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
             )
-            versions[name] = told.stdout.decode().strip().splitlines()[0]
+            line = told.stdout.decode().strip().splitlines()[0]
+            # Envoy begins with the path of its program.
+            versions[name] = line.rpartition("  version: ")[2]
     return versions
 
 

@@ -92,9 +92,7 @@ def test_a_request_timeout_covers_all_tries(shop: Namespace, web: Workload) -> N
     assert tries(shop, "one-1", "/do/hang") - before >= 2
 
 
-def test_a_policys_timeout_counts_from_the_end_of_an_upload(
-    shop: Namespace, web: Workload
-) -> None:
+def test_a_policys_timeout_counts_from_the_end_of_an_upload(shop: Namespace, web: Workload) -> None:
     policy(shop, "one", "timeouts: {request: 300ms}")
 
     def slowly() -> Iterator[bytes]:
