@@ -14,6 +14,11 @@ from pathlib import Path
 MARK = "TULLE_PROCESS"
 """The variable's name; its value is `<run id>/<process name>`."""
 
+EXEC_LOOKS = 5
+EXEC_PAUSE_SECONDS = 0.002
+"""In the middle of exec a process shows an empty environment for a moment; to take that for no
+mark would let it get away."""
+
 PAUSE_SECONDS = 0.02
 """Between two looks at a group that is ending; short, since shutdown waits for it."""
 
@@ -30,7 +35,7 @@ def find(mark: str) -> list[int]:
         pid = int(entry.name)
         try:
             after_name = (entry / "stat").read_bytes().rpartition(b")")[2]
-            environment = (entry / "environ").read_bytes()
+            environment = _environment(entry)
         except OSError:  # it ended, or belongs to someone else
             continue
         state, parent, _group, session = after_name.split()[:4]
@@ -71,6 +76,17 @@ def end_all(
         time.sleep(PAUSE_SECONDS)
     while end(mark, kill):
         time.sleep(PAUSE_SECONDS)
+
+
+def _environment(process: Path) -> bytes:
+    """Return the environment of a process, looking again while it may be in the middle of exec."""
+    for _ in range(EXEC_LOOKS):
+        environment = (process / "environ").read_bytes()
+        # A thread of the kernel has no program either.
+        if environment or not (process / "exe").exists():
+            break
+        time.sleep(EXEC_PAUSE_SECONDS)
+    return environment
 
 
 def _carries(environment: bytes, wanted: bytes) -> bool:
