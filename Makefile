@@ -31,7 +31,8 @@ demo: $(STAMPS)/engine-release  ## Build the release engine and run the sample s
 	@$(BIN)/tulle demo
 
 .PHONY: demo-check
-demo-check: $(STAMPS)/engine-release  ## Run the sample shop for 30 s and judge it; prints JSON.
+demo-check:  ## Run the sample shop for 30 s and judge it; prints one JSON object and nothing else.
+	@$(MAKE) --no-print-directory $(STAMPS)/engine-release >&2
 	@$(BIN)/tulle demo --check
 
 .PHONY: test
