@@ -149,6 +149,7 @@ fn a_sidecar_that_is_sent_away_comes_back_with_what_it_holds() {
     control.event("connected");
     assert_eq!(json!({"name": OWN}), control.event("subscribed"));
     control.hub.publish(OWN, "v1", b"{}").unwrap();
+    assert_eq!("v1", control.event("ack")["version"]);
     control.hub.publish(OWN, "v2", b"{}").unwrap();
     assert_eq!("v2", control.event("ack")["version"]);
 }
