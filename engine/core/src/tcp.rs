@@ -16,7 +16,6 @@ use crate::head::RequestHead;
 use crate::inbound::{App, Caller};
 use crate::observe::Observation;
 use crate::observe::metrics::{Direction, SeriesKey};
-use crate::observe::names::NONE;
 use crate::plan::service::{BackendPlan, PortPlan, Service};
 use crate::record::{Action, Protocol, Traffic};
 use crate::steps::authorize::{Call, authorize};
@@ -39,18 +38,8 @@ pub async fn outbound<S>(worker: &Rc<Worker>, service: &Arc<Service>, port: u16,
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut key = SeriesKey {
-        direction: Direction::Outbound,
-        service: service.name_id,
-        peer: NONE,
-        peer_identity: NONE,
-        route: NONE,
-        protocol: Protocol::Tcp,
-        code: 0,
-        grpc_status: None,
-        reason: None,
-        mtls: false,
-    };
+    let mut key = SeriesKey::new(Direction::Outbound, Protocol::Tcp);
+    key.service = service.name_id;
     let reached = reach(worker, service, port, &mut key).await;
     key.reason = reached.as_ref().err().map(|error| error.reason);
     let seen = Observation::connection(worker, key, None);
@@ -157,18 +146,10 @@ pub async fn inbound<S>(worker: &Rc<Worker>, app: App, caller: &Caller, peer: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut key = SeriesKey {
-        direction: Direction::Inbound,
-        service: NONE,
-        peer: caller.name_id,
-        peer_identity: caller.identity_id,
-        route: NONE,
-        protocol: Protocol::Tcp,
-        code: 0,
-        grpc_status: None,
-        reason: None,
-        mtls: caller.id.is_some(),
-    };
+    let mut key = SeriesKey::new(Direction::Inbound, Protocol::Tcp);
+    key.peer = caller.name_id;
+    key.peer_identity = caller.identity_id;
+    key.mtls = caller.id.is_some();
     let call = Call {
         peer: caller.id.as_ref(),
         http: None,

@@ -9,7 +9,6 @@ from tulle.resources.filters import GRPCFilter, check_filters
 from tulle.resources.httproute import (
     CONDITIONS_MAX,
     MATCHES_MAX,
-    MATCHES_PER_ROUTE_MAX,
     HeaderMatch,
 )
 from tulle.resources.model import Model, Resource
@@ -23,7 +22,7 @@ from tulle.resources.route import (
     ParentRef,
     RouteStatus,
     check_parents,
-    check_rule_names,
+    check_rules,
 )
 from tulle.resources.values import DnsLabel, Hostname, regex_problem
 from tulle.resources.violations import Location, Problems
@@ -133,12 +132,7 @@ class GRPCRouteSpec(Model):
     def _parts_fit(self) -> "GRPCRouteSpec":
         problems = Problems()
         check_parents(self.parent_refs, problems)
-        check_rule_names([rule.name for rule in self.rules], problems)
-        total = sum(len(rule.matches) for rule in self.rules)
-        if total > MATCHES_PER_ROUTE_MAX:
-            problems.add(
-                ("rules",), f"{total} matches are too many", f"at most {MATCHES_PER_ROUTE_MAX}"
-            )
+        check_rules(self.rules, problems)
         problems.raise_any()
         return self
 

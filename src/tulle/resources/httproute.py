@@ -21,7 +21,7 @@ from tulle.resources.route import (
     ParentRef,
     RouteStatus,
     check_parents,
-    check_rule_names,
+    check_rules,
 )
 from tulle.resources.values import (
     DnsLabel,
@@ -39,7 +39,6 @@ from tulle.resources.values import (
 from tulle.resources.violations import Location, Problems
 
 MATCHES_MAX: Final = 64
-MATCHES_PER_ROUTE_MAX: Final = 128
 CONDITIONS_MAX: Final = 16
 PATH_LENGTH_MAX: Final = 1024
 
@@ -235,12 +234,7 @@ class HTTPRouteSpec(Model):
     def _parts_fit(self) -> "HTTPRouteSpec":
         problems = Problems()
         check_parents(self.parent_refs, problems)
-        check_rule_names([rule.name for rule in self.rules], problems)
-        total = sum(len(rule.matches) for rule in self.rules)
-        if total > MATCHES_PER_ROUTE_MAX:
-            problems.add(
-                ("rules",), f"{total} matches are too many", f"at most {MATCHES_PER_ROUTE_MAX}"
-            )
+        check_rules(self.rules, problems)
         problems.raise_any()
         return self
 

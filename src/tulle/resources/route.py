@@ -1,7 +1,7 @@
 """What all routes share: the Services they are about, where traffic goes, status."""
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ VERSION_LABEL: Final = "version"
 PARENTS_MAX: Final = 32
 HOSTNAMES_MAX: Final = 16
 RULES_MAX: Final = 16
+MATCHES_PER_ROUTE_MAX: Final = 128
 BACKENDS_MAX: Final = 16
 FILTERS_MAX: Final = 16
 
@@ -142,8 +143,26 @@ def _overlap(one: ParentRef, two: ParentRef) -> bool:
     return not same_fields or (one.port, one.section_name) == (two.port, two.section_name)
 
 
-def check_rule_names(names: Sequence[str | None], problems: Problems) -> None:
-    """Note names of rules that are used twice."""
+class MatchingRule(Protocol):
+    """What the rules of an HTTPRoute and of a GRPCRoute have in common."""
+
+    @property
+    def name(self) -> str | None:
+        """Its name, unique in the route."""
+
+    @property
+    def matches(self) -> Sequence[object]:
+        """What it asks of a request."""
+
+
+def check_rules(rules: Sequence[MatchingRule], problems: Problems) -> None:
+    """Note names of rules that are used twice, and more matches than a route may have."""
+    names = [rule.name for rule in rules]
     for index, name in enumerate(names):
         if name is not None and name in names[:index]:
             problems.add(("rules", index, "name"), f'"{name}" is used twice', "each name once")
+    total = sum(len(rule.matches) for rule in rules)
+    if total > MATCHES_PER_ROUTE_MAX:
+        problems.add(
+            ("rules",), f"{total} matches are too many", f"at most {MATCHES_PER_ROUTE_MAX}"
+        )

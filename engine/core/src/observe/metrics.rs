@@ -64,6 +64,24 @@ pub struct SeriesKey {
     pub mtls: bool,
 }
 
+impl SeriesKey {
+    /// Of traffic of which nothing but its way and its protocol is known yet.
+    pub fn new(direction: Direction, protocol: Protocol) -> SeriesKey {
+        SeriesKey {
+            direction,
+            service: NONE,
+            peer: NONE,
+            peer_identity: NONE,
+            route: NONE,
+            protocol,
+            code: 0,
+            grpc_status: None,
+            reason: None,
+            mtls: false,
+        }
+    }
+}
+
 /// The counters of one series on one thread.
 #[derive(Debug)]
 pub struct Series {
@@ -163,13 +181,7 @@ impl ThreadMetrics {
             service: OTHER,
             peer: OTHER,
             peer_identity: OTHER,
-            route: NONE,
-            protocol: Protocol::Http,
-            code: 0,
-            grpc_status: None,
-            reason: None,
-            mtls: false,
-            ..key
+            ..SeriesKey::new(key.direction, Protocol::Http)
         };
         let series = self.known.entry(other).or_insert_with(|| {
             let series = Arc::new(Series::new(other));
@@ -324,16 +336,10 @@ mod tests {
 
     fn key(code: u16, peer: u32) -> SeriesKey {
         SeriesKey {
-            direction: Direction::Outbound,
-            service: NONE,
             peer,
-            peer_identity: NONE,
-            route: NONE,
-            protocol: Protocol::Http,
             code,
-            grpc_status: None,
-            reason: None,
             mtls: true,
+            ..SeriesKey::new(Direction::Outbound, Protocol::Http)
         }
     }
 

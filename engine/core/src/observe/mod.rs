@@ -26,7 +26,6 @@ use crate::steps::trace;
 use crate::timer::now_us;
 use crate::worker::Worker;
 use metrics::{Direction, Series, SeriesKey};
-use names::NONE;
 
 /// One request from its head to the end of its response, or one connection that carries bytes. It is recorded when dropped, so that no
 /// way out of the request path can forget it.
@@ -76,18 +75,7 @@ impl Observation {
         Observation {
             worker: Rc::clone(worker),
             start_us: now_us(),
-            key: SeriesKey {
-                direction,
-                service: NONE,
-                peer: NONE,
-                peer_identity: NONE,
-                route: NONE,
-                protocol: Protocol::Http,
-                code: 0,
-                grpc_status: None,
-                reason: None,
-                mtls: false,
-            },
+            key: SeriesKey::new(direction, Protocol::Http),
             tries: 0,
             request_bytes: None,
             response_bytes: 0,

@@ -149,21 +149,14 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::metrics::ThreadMetrics;
-    use super::super::names::NONE;
     use super::*;
 
     fn key(code: u16, peer: u32) -> SeriesKey {
         SeriesKey {
-            direction: Direction::Outbound,
-            service: NONE,
             peer,
-            peer_identity: NONE,
-            route: NONE,
-            protocol: Protocol::Http,
             code,
-            grpc_status: None,
-            reason: None,
             mtls: true,
+            ..SeriesKey::new(Direction::Outbound, Protocol::Http)
         }
     }
 

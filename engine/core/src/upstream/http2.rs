@@ -84,11 +84,6 @@ impl Connections {
             })
         });
     }
-
-    /// Forget all; requests in flight go on.
-    pub fn clear(&self) {
-        self.0.borrow_mut().clear();
-    }
 }
 
 /// Send a request on the connection to `target`, opening it if need be.

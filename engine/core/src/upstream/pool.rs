@@ -61,19 +61,18 @@ impl Pool {
         });
     }
 
-    /// Close all.
-    pub fn clear(&mut self) {
-        self.idle.clear();
-    }
-
-    /// Number of idle connections.
-    pub fn len(&self) -> usize {
-        self.idle.values().map(Vec::len).sum()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Close one idle connection of `service`; `false`: there is none on this thread.
+    fn drop_one_of(&mut self, service: &Arc<Service>) -> bool {
+        for connections in self.idle.values_mut() {
+            if let Some(at) = connections
+                .iter()
+                .position(|(_, one)| one.belongs_to(service))
+            {
+                connections.remove(at);
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -188,21 +187,5 @@ struct Waiting<'a>(&'a Arc<Service>);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.load.pending.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Pool {
-    /// Close one idle connection of `service`; `false`: there is none on this thread.
-    fn drop_one_of(&mut self, service: &Arc<Service>) -> bool {
-        for connections in self.idle.values_mut() {
-            if let Some(at) = connections
-                .iter()
-                .position(|(_, one)| one.belongs_to(service))
-            {
-                connections.remove(at);
-                return true;
-            }
-        }
-        false
     }
 }
