@@ -42,6 +42,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Processes of their own": {
         "server": "Run the control plane.",
         "sidecar": "Run one sidecar.",
+        "intercept": "Lead all traffic of a network namespace through a sidecar.",
         "token": "Create, list and revoke join tokens.",
     },
     "Resources": {

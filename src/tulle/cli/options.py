@@ -78,6 +78,60 @@ class Duration(click.ParamType[float]):
 
 
 DURATION = Duration()
+PORT = click.IntRange(1, 65535)
+
+
+class Cidr(click.ParamType[str]):
+    """Addresses such as `10.0.0.0/8`, `fd00::/8` or a single one, in normal form."""
+
+    name = "cidr"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return them with the length of the prefix."""
+        from ipaddress import ip_network
+
+        try:
+            return str(ip_network(value))
+        except ValueError as error:
+            self.fail(f"{error}; write for example 10.0.0.0/8", param, ctx)
+
+
+def exclude_options(function: Decorated) -> Decorated:
+    """Add `--tproxy` and the `--exclude-...` options of interception."""
+    for option in (
+        click.option("--tproxy", is_flag=True, help="Keep the client's address of what comes in."),
+        click.option(
+            "--exclude-port",
+            type=PORT,
+            multiple=True,
+            metavar="PORT",
+            help="Destination port that is called directly; repeatable.",
+        ),
+        click.option(
+            "--exclude-inbound-port",
+            type=PORT,
+            multiple=True,
+            default=(22,),
+            show_default="22",
+            metavar="PORT",
+            help="Port of this machine that is called directly; repeatable.",
+        ),
+        click.option(
+            "--exclude-cidr",
+            type=Cidr(),
+            multiple=True,
+            metavar="CIDR",
+            help="Destinations that are called directly; repeatable.",
+        ),
+        click.option(
+            "--exclude-user",
+            multiple=True,
+            metavar="USER",
+            help="User, by name or number, whose programs call directly; repeatable.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def _remember(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:
