@@ -56,6 +56,7 @@ class App:
 
 HTTP = App((sys.executable, "-I", str(APPS / "web.py")), "http")
 GRPC = App((sys.executable, str(APPS / "calls.py")), "grpc")
+HTTP2 = App((sys.executable, str(APPS / "http2.py")), "http2")
 BANNER = App((sys.executable, "-I", str(APPS / "banner.py")), "tcp")
 REDIS = App(
     (
@@ -139,6 +140,11 @@ class Workload:
     def proxy(self) -> str:
         """Where the sidecar's HTTP proxy listens."""
         return str(self.addresses["proxy"])
+
+    @property
+    def inbound(self) -> str:
+        """Where the sidecar takes traffic for its program."""
+        return str(self.addresses["inbound"][0]["listen"])
 
     @property
     def admin(self) -> str:

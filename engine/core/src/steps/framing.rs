@@ -1,12 +1,12 @@
 //! A head that two readers could understand differently is refused, so that what the mesh has
 //! checked is what the application reads.
 
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Version};
 
 use crate::error::{Error, Reason};
 
-/// Refuse more than one host, one that is none, and a transfer coding other than chunked
+/// Refuse more than one host, one that is none, spaces around a field of HTTP/2, and a transfer coding other than chunked
 /// (RFC 9112 §3.2 and §6.1, RFC 9113 §8.3.1). Of a length beside chunks nothing is left here:
 /// hyper drops it and closes after the answer (RFC 9112 §6.3).
 ///
@@ -28,12 +28,18 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Error> {
         return refused("the host is none");
     }
     if let Some(authority) = authority {
+        if !authority.as_str().bytes().all(is_of_host) {
+            return refused("the host is none");
+        }
         // In the absolute form of HTTP/1.1 the target counts alone (RFC 9112 §3.2.2).
         let differs = |host: &[u8]| !authority.as_str().as_bytes().eq_ignore_ascii_case(host);
         if request.version() == Version::HTTP_2 && host.is_some_and(|host| differs(host.as_bytes()))
         {
             return refused("the request has two hosts");
         }
+    }
+    if request.version() == Version::HTTP_2 && headers.values().any(is_padded) {
+        return refused("a field begins or ends with a space");
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
@@ -48,6 +54,12 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Error> {
 /// sub-delimiters that it also allows are in no name of a service.
 fn is_of_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
+}
+
+/// RFC 9113 §8.2.1; HTTP/1.1 takes such spaces away.
+fn is_padded(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    value.trim_ascii().len() < value.len()
 }
 
 #[cfg(test)]
@@ -87,6 +99,20 @@ mod tests {
     }
 
     #[test]
+    fn spaces_around_a_field_are_refused_where_they_are_not_taken_away() {
+        for (version, value, refused) in [
+            (Version::HTTP_2, "a b", false),
+            (Version::HTTP_2, "", false),
+            (Version::HTTP_2, " a", true),
+            (Version::HTTP_2, "a\t", true),
+            (Version::HTTP_11, " a", false),
+        ] {
+            let found = is_refused(version, "http://cart/", &[("x-user", value)]);
+            assert_eq!(found, refused, "{version:?} {value:?}");
+        }
+    }
+
+    #[test]
     fn only_requests_with_a_path_are_routed() {
         for (method, uri, refused) in [
             ("GET", "/", false),
@@ -108,6 +134,7 @@ mod tests {
             (Version::HTTP_2, "http://cart/", "Cart", false),
             (Version::HTTP_2, "http://cart/", "other", true),
             (Version::HTTP_11, "http://cart/", "other", false),
+            (Version::HTTP_11, "http://user@cart/", "cart", true),
         ] {
             assert_eq!(
                 is_refused(version, uri, &[("host", host)]),
