@@ -29,6 +29,27 @@ class Shape(enum.StrEnum):
     """client → proxy ═ mTLS ═ proxy → application, HTTP/1.1"""
     GRPC = "grpc"
     """client → proxy → application, HTTP/2 without TLS"""
+    TCP = "tcp"
+    """client → proxy → application, bytes"""
+    TCP_PAIR = "tcp-pair"
+    """client → proxy ═ mTLS ═ proxy → application, bytes"""
+    TLS_IN = "tls-in"
+    """client ═ mTLS ═ proxy → application: one side of the pair alone"""
+    TLS_OUT = "tls-out"
+    """client → proxy ═ mTLS ═ application: the other side"""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Return the proxies on the way, the one next to the application first."""
+        match self:
+            case Shape.PAIR | Shape.TCP_PAIR:
+                return ("server", "client")
+            case Shape.TLS_IN:
+                return ("server",)
+            case Shape.TLS_OUT:
+                return ("client",)
+            case _:
+                return ("proxy",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,11 @@ class Hop:
     def grpc(self) -> bool:
         """Whether both sides speak HTTP/2."""
         return self.site.shape is Shape.GRPC
+
+    @property
+    def tcp(self) -> bool:
+        """Whether bytes are all it sees."""
+        return self.site.shape in {Shape.TCP, Shape.TCP_PAIR}
 
     @property
     def tls_in(self) -> Side | None:
@@ -106,10 +132,9 @@ def start_hops(name: str, site: Site, command: Command) -> Contender:
     *command* writes a hop's configuration and returns the program to run.
     """
     started: list[Process] = []
-    roles = ("server", "client") if site.shape is Shape.PAIR else ("proxy",)
     port = site.upstream
     with contextlib.ExitStack() as undo:
-        for role in roles:
+        for role in site.shape.roles:
             folder = site.directory / f"{site.shape}-{name}-{role}"
             folder.mkdir()
             hop = Hop(site, role, free_port(), port, folder)

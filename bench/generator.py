@@ -6,19 +6,22 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import process
 from bench.process import StartError, free_port, read_line
 
 if TYPE_CHECKING:
+    from bench.certificates import Side
     from bench.contender import Contender
     from bench.process import Process
 
 BINARY = Path(__file__).parent / "build" / "load" / "release" / "tulle-bench-load"
 HOST = "echo.bench"
-GRACE_SECONDS = 15
-"""How long a run may take beyond the time it sends: stalls end after five seconds each."""
+RUN_SECONDS_MAX = 300
+"""Longest run: the generator's own bound when it sends a number of requests."""
+
+Option = float | str | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,72 +30,97 @@ class Outcome:
 
     requests: int
     errors: int
+    resumed: int
+    """Requests whose connection resumed a TLS session."""
+    seconds: float
     p50_us: int
     p99_us: int
 
 
 @dataclass(frozen=True, slots=True)
-class Generator:
-    """The generator on its core."""
+class Load:
+    """One kind of load: a command of the generator and its options."""
 
-    core: int | None
+    command: str
+    options: dict[str, Option]
 
-    def closed(self, contender: Contender, *, connections: int, seconds: float) -> Outcome:
-        """Send as fast as answers come."""
-        return self._run("closed", contender, connections=connections, seconds=seconds)
-
-    def open(self, contender: Contender, *, connections: int, seconds: float, rate: int) -> Outcome:
-        """Send at a fixed rate whatever comes back; latencies run from when a request was due."""
-        return self._run("open", contender, connections=connections, seconds=seconds, rate=rate)
-
-    def grpc(
-        self, contender: Contender, *, connections: int, streams: int, seconds: float
-    ) -> Outcome:
-        """Make unary calls as fast as answers come."""
-        return self._run(
-            "grpc", contender, connections=connections, seconds=seconds, streams=streams
-        )
-
-    def hold(self, contender: Contender, connections: int, directory: Path) -> Process:
-        """Open connections, use each once and return the process that keeps them idle."""
-        command = self._command("hold", contender, connections=connections)
-        holder = process.start(
-            f"hold-{contender.name}", command, core=self.core, directory=directory, piped=True
-        )
-        answer = json.loads(read_line(holder))
-        if answer["errors"]:
-            holder.stop()
-            raise StartError(f"{contender.name}: {answer['errors']} of {connections} failed")
-        return holder
-
-    def _run(self, mode: str, contender: Contender, *, seconds: float, **options: int) -> Outcome:
-        command = self._command(mode, contender, seconds=seconds, **options)
-        if self.core is not None:
-            command = ["taskset", "--cpu-list", str(self.core), *command]
+    def __call__(self, core: int | None, contender: Contender, **more: Option) -> Outcome:
+        """Run it from *core* against *contender*, with its length and whatever else in *more*."""
+        command = _words(self.command, contender, self.options | more)
+        if core is not None:
+            command = ["taskset", "--cpu-list", str(core), *command]
         finished = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds + GRACE_SECONDS, check=False
+            command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX + 15, check=False
         )
         if finished.returncode != 0:
             raise StartError(f"{contender.name}: {finished.stderr.strip()}")
-        fields: dict[str, Any] = json.loads(finished.stdout)
-        del fields["seconds"]
-        return Outcome(**fields)
-
-    def _command(self, mode: str, contender: Contender, **options: float) -> list[str]:
-        target = f"127.0.0.1:{contender.port}"
-        words = [str(BINARY), mode, "--target", target, "--host", HOST]
-        for name, value in options.items():
-            words += [f"--{name}", str(value)]
-        return words
+        return Outcome(**json.loads(finished.stdout))
 
 
-def start_application(directory: Path, core: int | None, *, grpc: bool) -> tuple[Process, int]:
-    """Start the application and return it with its port."""
-    mode = "grpc-upstream" if grpc else "upstream"
+def closed(connections: int, **options: Option) -> Load:
+    """Send as fast as answers come."""
+    return Load("closed", {"connections": connections, **options})
+
+
+def scheduled(connections: int, rate: int, **options: Option) -> Load:
+    """Send at a fixed rate whatever comes back; latencies run from when a request was due."""
+    return Load("open", {"connections": connections, "rate": rate, **options})
+
+
+def grpc(connections: int, streams: int) -> Load:
+    """Make unary calls as fast as answers come."""
+    return Load("grpc", {"connections": connections, "streams": streams})
+
+
+def bulk(message_bytes: int) -> Load:
+    """Send bytes over one connection as fast as they are taken."""
+    return Load("bulk", {"connections": 1, "request-bytes": message_bytes})
+
+
+def identity(side: Side, *, resume: bool) -> dict[str, Option]:
+    """Return the options with which either end speaks mutual TLS."""
+    return {"chain": str(side.chain), "key": str(side.key), "resume": resume}
+
+
+def hold(
+    core: int | None,
+    contender: Contender,
+    connections: int,
+    directory: Path,
+    options: dict[str, Option],
+) -> Process:
+    """Open connections, use each once and return the process that keeps them idle."""
+    command = _words("hold", contender, {"connections": connections, **options})
+    name = f"hold-{contender.name}"
+    holder = process.start(name, command, core=core, directory=directory, piped=True)
+    answer = json.loads(read_line(holder))
+    if answer["errors"]:
+        holder.stop()
+        raise StartError(f"{contender.name}: {answer['errors']} of {connections} failed")
+    return holder
+
+
+def _words(command: str, contender: Contender, options: dict[str, Option]) -> list[str]:
+    target = f"127.0.0.1:{contender.port}"
+    return [str(BINARY), command, "--target", target, "--host", HOST, *_pairs(options)]
+
+
+def _pairs(options: dict[str, Option]) -> list[str]:
+    words = []
+    for name, value in options.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        words += [f"--{name.replace('_', '-')}", text]
+    return words
+
+
+def start_application(
+    directory: Path, core: int | None, mode: str, options: dict[str, Option]
+) -> tuple[Process, int]:
+    """Start an application of the crate and return it with its port."""
     port = free_port()
     application = process.start(
         mode,
-        [BINARY, mode, "--listen", f"127.0.0.1:{port}"],
+        [BINARY, mode, "--listen", f"127.0.0.1:{port}", *_pairs(options)],
         core=core,
         directory=directory,
     )

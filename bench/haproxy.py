@@ -1,4 +1,4 @@
-"""HAProxy as a contender: one thread, keep-alive both ways, connections shared."""
+"""HAProxy as a contender: one thread, keep-alive both ways, connections shared, splice."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ if TYPE_CHECKING:
 CONFIGURATION = """\
 global
     nbthread 1
-    maxconn 8192
+    maxconn 4096
     ssl-default-bind-options ssl-min-ver TLSv1.3
     ssl-default-server-options ssl-min-ver TLSv1.3
+    ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
+    ssl-default-server-ciphersuites TLS_AES_128_GCM_SHA256
 defaults
-    mode http
+    mode {mode}
+    option splice-auto
     timeout connect 1s
     timeout client 60s
     timeout server 15s
     timeout http-keep-alive 60s
-    http-reuse always
-frontend in
+{reuse}frontend in
     bind 127.0.0.1:{listen}{bind}
     default_backend application
 backend application
@@ -31,17 +33,23 @@ backend application
 """
 
 
-def command(hop: Hop) -> Sequence[str | Path]:
-    """Return the command of one HAProxy."""
+def command(hop: Hop, *, h2: bool = False) -> Sequence[str | Path]:
+    """Return the command of one HAProxy; with *h2* a pair speaks HTTP/2 between its proxies."""
     bind = server = ""
+    alpn = " alpn h2" if h2 else ""
     if hop.grpc:
         bind, server = " proto h2", " proto h2"
     if hop.tls_in is not None:
-        bind = f" ssl crt {hop.tls_in.bundle} ca-file {hop.tls_in.roots} verify required"
+        bind = f" ssl crt {hop.tls_in.bundle} ca-file {hop.tls_in.roots} verify required{alpn}"
     if hop.tls_out is not None:
         # It checks the chain alone: it cannot match a URI name.
-        server = f" ssl crt {hop.tls_out.bundle} ca-file {hop.tls_out.roots} verify required"
+        server = f" ssl crt {hop.tls_out.bundle} ca-file {hop.tls_out.roots} verify required{alpn}"
     text = CONFIGURATION.format(
-        listen=hop.listen, forward_to=hop.forward_to, bind=bind, server=server
+        mode="tcp" if hop.tcp else "http",
+        reuse="" if hop.tcp else "    http-reuse always\n",
+        listen=hop.listen,
+        forward_to=hop.forward_to,
+        bind=bind,
+        server=server,
     )
     return ["haproxy", "-db", "-q", "-f", hop.write("haproxy.cfg", text)]

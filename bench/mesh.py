@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bench import process
+from bench.goals import GOALS
 from bench.process import START_SECONDS_MAX, StartError
-from bench.report import Goal, Report, Row
+from bench.report import Report, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,12 +118,7 @@ def main() -> int:
         )
     )
     report.save({}, {"mesh_changes": options.changes, "mesh_sidecars": count})
-    goals = (
-        Goal(f"mesh-{count}-control-plane", "rss_mib", 90.0),
-        Goal(f"mesh-{count}-sidecar", "rss_mib", 20.0),
-        Goal(f"mesh-{count}-change-in-force", "p99_ms", 250.0),
-    )
-    return 0 if report.print(goals) else 1
+    return 0 if report.print(GOALS) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""nginx as a contender: one worker, keep-alive both ways, no access log."""
+"""nginx as a contender: one worker, keep-alive both ways, no access log, bodies streamed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ events {{ worker_connections 8192; }}
 http {{
     access_log off;
     keepalive_requests 1000000000;
+    client_max_body_size 0;
+    proxy_request_buffering off;
+    proxy_buffers 8 64k;
+    proxy_max_temp_file_size 0;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -31,7 +35,7 @@ http {{
         keepalive_requests 1000000000;
     }}
     server {{
-        listen 127.0.0.1:{listen}{options};
+        listen 127.0.0.1:{listen}{options} backlog=4096;
 {tls_in}        location / {{
             {forward}
 {tls_out}        }}
@@ -46,6 +50,7 @@ HTTP1 = """proxy_pass http{s}://application;
 
 TLS_IN = """\
         ssl_protocols TLSv1.3;
+        ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
         ssl_certificate {side.chain};
         ssl_certificate_key {side.key};
         ssl_client_certificate {side.roots};
@@ -54,6 +59,7 @@ TLS_IN = """\
 
 TLS_OUT = """\
             proxy_ssl_protocols TLSv1.3;
+            proxy_ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
             proxy_ssl_certificate {side.chain};
             proxy_ssl_certificate_key {side.key};
             proxy_ssl_trusted_certificate {side.roots};

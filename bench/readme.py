@@ -1,15 +1,26 @@
-"""The numbers in README.md, from bench/results/latest.json: `python -m bench.readme`."""
+"""The numbers in README.md and docs/performance.md, from the results of the last runs.
+
+usage: python -m bench.readme
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from bench.goals import GOALS, indexed, judge
 from bench.report import RESULTS
 
-README: Final = Path(__file__).parent.parent / "README.md"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.goals import Rows, Verdict
+
+ROOT: Final = Path(__file__).parent.parent
+README: Final = ROOT / "README.md"
+PERFORMANCE: Final = ROOT / "docs" / "performance.md"
 BEGIN: Final = "<!-- numbers: python -m bench.readme -->\n"
 END: Final = "<!-- end of numbers -->\n"
 
@@ -22,12 +33,10 @@ CONTENDERS: Final = {
     "uvloop": "uvloop + httptools",
 }
 
-Rows = dict[tuple[str, str], dict[str, Any]]
-
 
 def block(document: dict[str, Any]) -> str:
     """Return what stands between the markers for the results in *document*."""
-    rows: Rows = {(row["workload"], row["contender"]): row for row in document["rows"]}
+    rows = indexed(document["rows"])
     present = [name for name in CONTENDERS if ("plain-http1-32c", name) in rows]
     lines = [
         "| | HTTP/1.1 one hop | mTLS pair | gRPC | idle memory |",
@@ -35,7 +44,7 @@ def block(document: dict[str, Any]) -> str:
         *(_contender(rows, name) for name in present),
         "",
         *_mesh(rows),
-        _origin(document),
+        f"{_origin(document)}; [how](bench/README.md), [goals](docs/performance.md).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -46,7 +55,7 @@ def _contender(rows: Rows, name: str) -> str:
     cells = [
         f"{cost}, {ratio}",
         _cell(rows, "mtls-pair-http1-32c", name, "ratio_to_floor", "{:.1f}x"),
-        _cell(rows, "grpc-unary-4x8", name, "ratio_to_floor", "{:.1f}x"),
+        _cell(rows, "grpc-unary-10x32", name, "ratio_to_floor", "{:.1f}x"),
         _cell(rows, "memory-idle", name, "rss_mib", "{:.0f} MiB"),
     ]
     return f"| {CONTENDERS[name]} | {' | '.join(cells)} |"
@@ -81,24 +90,64 @@ def _mesh(rows: Rows) -> list[str]:
 def _origin(document: dict[str, Any]) -> str:
     machine = document["machine"]
     return (
-        f"Measured {document['written'][:10]} on {machine['cores']} cores of "
-        f"{machine['processor']}; [how](bench/README.md)."
+        f"Measured {document['written'][:10]} on {machine['cores']} cores of {machine['processor']}"
     )
 
 
-def filled(readme: str, document: dict[str, Any]) -> str:
-    """Return *readme* with the numbers of *document* between its markers."""
-    before, begin, rest = readme.partition(BEGIN)
+UNITS: Final = {
+    "cpu_us_per_request": "CPU per request",
+    "ratio_to_floor": "CPU per request, times the floor",
+    "cpu_s_per_gb": "CPU per byte",
+    "gbit_per_s": "bytes per second",
+    "vcpu": "vCPU per sidecar",
+    "rss_mib": "MiB resident",
+    "kib_per_connection": "KiB per connection",
+    "ratio_to_idle": "resident, times idle",
+    "p50_ms": "p50",
+    "p99_ms": "p99",
+    "lock_waits_per_request": "waits for a lock per request",
+}
+
+
+def goals_block(document: dict[str, Any]) -> str:
+    """Return the table of goals against what was measured."""
+    lines = ["| workload | number | goal | measured | |", "|---|---|---|---:|---|"]
+    lines += [_goal(verdict) for verdict in judge(GOALS, document["rows"])]
+    return "\n".join([*lines, "", f"{_origin(document)}."]) + "\n"
+
+
+def _goal(verdict: Verdict) -> str:
+    goal = verdict.goal
+    number = "-" if verdict.measured is None else f"{verdict.measured:.3g}"
+    word = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
+    return f"| `{goal.workload}` | {UNITS[goal.field]} | {goal} | {number} | {word} |"
+
+
+def filled(page: str, numbers: str) -> str:
+    """Return *page* with *numbers* between its markers.
+
+    Raises:
+        LookupError: it has none.
+    """
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise LookupError("README.md has lost the markers of its numbers")
-    return before + BEGIN + block(document) + END + after
+        raise LookupError("a page has lost the markers of its numbers")
+    return before + BEGIN + numbers + END + after
+
+
+PAGES: Final[dict[Path, Callable[[dict[str, Any]], str]]] = {
+    README: block,
+    PERFORMANCE: goals_block,
+}
 
 
 def main() -> None:
-    """Write the numbers of the last run into README.md."""
+    """Write the numbers of the last run into the pages that show them."""
     document = json.loads(RESULTS.read_text())
-    README.write_text(filled(README.read_text(encoding="utf-8"), document), encoding="utf-8")
+    for page, block_of in PAGES.items():
+        text = page.read_text(encoding="utf-8")
+        page.write_text(filled(text, block_of(document)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Run every contender through every workload and write bench/results/latest.json.
 
 usage: python -m bench.run [--rounds N] [--seconds S] [--contenders a,b] [--workloads plain,pair]
+                           [--dry]
 
 All contenders of a workload run side by side and take turns; the numbers that count are ratios to
 the floor forwarder in the same round, because the machine's speed drifts more than they do.
@@ -16,13 +17,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import envoy, haproxy, nginx, tulle, workloads
+from bench import envoy, haproxy, memory, nginx, tulle, workers, workloads
 from bench.contender import Shape
-from bench.generator import Generator
-from bench.report import Goal, Report
+from bench.goals import GOALS
+from bench.report import Report
 from bench.workloads import Bench
 
 if TYPE_CHECKING:
@@ -31,20 +33,20 @@ if TYPE_CHECKING:
     from bench.contender import Command, Hop
 
 HERE = Path(__file__).parent
-GOALS = (
-    Goal("plain-http1-32c", "ratio_to_floor", 2.6),
-    Goal("memory-idle", "rss_mib", 20.0),
-    Goal("memory-per-idle-connection", "rss_mib", 15 / 1024),
-)
 PACKAGES = {"haproxy": "haproxy", "nginx": "nginx-light"}
 """Contenders that are programs of the system, and the Debian package each comes in."""
 
 WORKLOADS: dict[str, Callable[[Bench], None]] = {
-    "plain": lambda bench: workloads.cost(bench, Shape.PLAIN, "plain-http1-32c"),
-    "pair": lambda bench: workloads.cost(bench, Shape.PAIR, "mtls-pair-http1-32c"),
-    "grpc": lambda bench: workloads.cost(bench, Shape.GRPC, "grpc-unary-4x8"),
+    "plain": workloads.plain,
+    "pair": workloads.pair,
+    "grpc": workloads.grpc,
+    "bodies": workloads.bodies,
+    "tcp": workloads.tcp,
+    "connections": workloads.connections,
     "latency": workloads.latency,
-    "memory": workloads.memory,
+    "istio": workloads.istio,
+    "memory": memory.memory,
+    "workers": workers.workers,
 }
 
 
@@ -63,10 +65,24 @@ ALL: dict[str, Command] = {
     "floor": floor,
     "tulle": tulle.command,
     "envoy": envoy.command,
+    "envoy-h2": partial(envoy.command, h2=True),
     "haproxy": haproxy.command,
+    "haproxy-h2": partial(haproxy.command, h2=True),
     "nginx": nginx.command,
     "uvloop": uvloop_proxy,
 }
+PLAIN_ONLY = frozenset({"uvloop"})
+PAIR_ONLY = frozenset({"envoy-h2", "haproxy-h2"})
+BEYOND = {
+    Shape.PAIR: PLAIN_ONLY,
+    Shape.GRPC: PLAIN_ONLY | PAIR_ONLY,
+    Shape.TCP: PLAIN_ONLY | PAIR_ONLY | {"nginx"},
+    Shape.TCP_PAIR: PLAIN_ONLY | PAIR_ONLY | {"nginx"},
+    Shape.TLS_IN: PLAIN_ONLY | PAIR_ONLY | {"floor"},
+    Shape.TLS_OUT: PLAIN_ONLY | PAIR_ONLY | {"floor"},
+    Shape.PLAIN: PAIR_ONLY,
+}
+"""Who does not take part in a shape: it is beyond the program, or would be the same twice."""
 
 
 def main() -> int:
@@ -75,12 +91,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped
     _raise_file_limit()
     chosen = _installed(options.contenders.split(","))
-    plain = {name: ALL[name] for name in chosen}
-    without_uvloop = {name: command for name, command in plain.items() if name != "uvloop"}
     cores = sorted(os.sched_getaffinity(0))
     bench = Bench(
-        commands={Shape.PLAIN: plain, Shape.PAIR: without_uvloop, Shape.GRPC: without_uvloop},
-        generator=Generator(cores[0] if len(cores) > 1 else None),
+        commands={
+            shape: {name: ALL[name] for name in chosen if name not in beyond}
+            for shape, beyond in BEYOND.items()
+        },
+        generator_core=cores[0] if len(cores) > 1 else None,
         core=cores[-1] if len(cores) > 1 else None,
         rounds=options.rounds,
         seconds=options.seconds,
@@ -98,24 +115,27 @@ def main() -> int:
         else "none: one core",
         "seconds_in_all": round(time.monotonic() - begin, 1),
     }
-    bench.report.save(_versions(chosen), method)
+    if not options.dry:
+        bench.report.save(_versions(chosen), method)
     return 0 if bench.report.print(GOALS) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.run")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
     parser.add_argument("--contenders", default=",".join(ALL), help="default: all")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="default: all")
+    parser.add_argument("--dry", action="store_true", help="print, but keep the results file")
     return parser
 
 
 def _installed(names: Sequence[str]) -> list[str]:
     found = []
     for name in names:
-        if name in PACKAGES and shutil.which(name) is None:
-            print(f"{name} is left out: apt-get install {PACKAGES[name]}", file=sys.stderr)
+        program = name.removesuffix("-h2")
+        if program in PACKAGES and shutil.which(program) is None:
+            print(f"{name} is left out: apt-get install {PACKAGES[program]}", file=sys.stderr)
         else:
             found.append(name)
     return found

@@ -27,11 +27,11 @@ APPLICATION_PORT = 8080
 """The number the workload knows its application's port by; it listens elsewhere."""
 
 
-def command(hop: Hop) -> Sequence[str | Path]:
-    """Return the command of one engine's host."""
+def command(hop: Hop, tool: Sequence[str | Path] = (), *, workers: int = 1) -> Sequence[str | Path]:
+    """Return the command of one engine's host, run by *tool* (a profiler) when one is given."""
     side = "server" if hop.role == "server" else "client"
     own = hop.site.sides[side]
-    hop.write("settings.json", json.dumps(_settings(hop, side)))
+    hop.write("settings.json", json.dumps(_settings(hop, side, workers)))
     hop.write("chain.pem", own.chain.read_text())
     hop.write("key.pem", own.key.read_text())
     hop.write("roots.pem", own.roots.read_text())
@@ -44,7 +44,7 @@ def command(hop: Hop) -> Sequence[str | Path]:
     )
     host = Path(__file__).with_name("tulle_host.py")
     lean = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-    return ["env", *lean, sys.executable, "-I", "-S", host, packages(), hop.folder]
+    return ["env", *lean, *tool, sys.executable, "-I", "-S", host, packages(), hop.folder]
 
 
 def packages() -> Path:
@@ -60,10 +60,10 @@ def _canonical(record: dict[str, Any]) -> str:
     return encode(decode(json.dumps(record).encode())).decode()
 
 
-def _settings(hop: Hop, side: str) -> dict[str, Any]:
+def _settings(hop: Hop, side: str, workers: int) -> dict[str, Any]:
     inbound = {
         "port": APPLICATION_PORT,
-        "protocol": "http",
+        "protocol": "tcp" if hop.tcp else "http",
         "listen": f"127.0.0.1:{hop.listen}",
         "app": f"127.0.0.1:{hop.forward_to}",
     }
@@ -88,7 +88,7 @@ def _settings(hop: Hop, side: str) -> dict[str, Any]:
         "control": None,
         "state_dir": None,
         "probe": None,
-        "workers": 1,
+        "workers": workers,
         "access_log": "off",
         "access_log_path": None,
         "drain_seconds": 1,
@@ -103,10 +103,12 @@ def _records(hop: Hop, side: str, roots_pem: str) -> dict[str, dict[str, Any]]:
             "domain": TRUST_DOMAIN,
             "roots_pem": [roots_pem],
         },
-        f"workload/bench/{side}-1": _workload(side),
+        f"workload/bench/{side}-1": _workload(hop, side),
     }
     if side == "client":
-        records[f"service/{SERVICE}"] = _service("grpc" if hop.grpc else "http")
+        records[f"service/{SERVICE}"] = _service(
+            "grpc" if hop.grpc else "tcp" if hop.tcp else "http"
+        )
         records[f"endpoints/{SERVICE}"] = _endpoints(hop)
     return records
 
@@ -121,7 +123,7 @@ def _service(protocol: str) -> dict[str, Any]:
                 "number": SERVICE_PORT,
                 "name": protocol,
                 "protocol": protocol,
-                "tables": [_table(protocol)],
+                "tables": [] if protocol == "tcp" else [_table(protocol)],
             }
         ],
         "traffic": {
@@ -219,7 +221,16 @@ def _endpoints(hop: Hop) -> dict[str, Any]:
     }
 
 
-def _workload(side: str) -> dict[str, Any]:
+def _workload(hop: Hop, side: str) -> dict[str, Any]:
+    client = _who(principals=[identity_of("client").removeprefix("spiffe://")])
+    if hop.tcp:  # a rule about paths or methods would hold for every connection
+        policies = [_policy("clients", "allow", client, _what(ports=[APPLICATION_PORT]))]
+    else:
+        called = _what(methods=["GET", "POST"], ports=[APPLICATION_PORT])
+        policies = [
+            _policy("no-admin", "deny", _who(namespaces=["*"]), _what(paths=["/admin*"])),
+            _policy("clients", "allow", client, called),
+        ]
     return {
         "kind": "workload",
         "namespace": "bench",
@@ -229,15 +240,7 @@ def _workload(side: str) -> dict[str, Any]:
         "port_mtls": [],
         "authorization": {
             "default": "deny",
-            "policies": [
-                _policy("no-admin", "deny", _who(namespaces=["*"]), _what(paths=["/admin*"])),
-                _policy(
-                    "clients",
-                    "allow",
-                    _who(principals=[identity_of("client").removeprefix("spiffe://")]),
-                    _what(methods=["GET", "POST"], ports=[APPLICATION_PORT]),
-                ),
-            ],
+            "policies": policies,
         },
     }
 

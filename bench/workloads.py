@@ -1,4 +1,4 @@
-"""The workloads: each runs all contenders in interleaved rounds and turns them into rows."""
+"""The workloads that cost CPU: all contenders in interleaved rounds, turned into rows."""
 
 from __future__ import annotations
 
@@ -16,19 +16,35 @@ from bench.process import StartError
 from bench.report import Report, Row, Spread, median
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from bench.contender import Command
-    from bench.generator import Generator, Outcome
+    from bench.generator import Load, Option, Outcome
 
 KIB_PER_MIB = 1024
+NS_PER_SECOND = 1e9
+BYTES_PER_GB = 1e9
+BITS_PER_GBIT = 1e9
 WARM_SECONDS = 0.5
+CONCURRENCIES = (1, 32, 128)
 CONNECTIONS = 32
-GRPC_CONNECTIONS = 4
-GRPC_STREAMS = 8
-IDLE_CONNECTIONS = 1000
-RATE = 4000
-"""Requests a second for latency: at most 40 % of what the slowest contender can do."""
+CONNECT_CONNECTIONS = 8
+"""Where each request has its own: the first ones of a run find no session to resume."""
+GRPC_CONNECTIONS = (1, 10)
+GRPC_STREAMS = 32
+BODIES = {"64k": (64 * 1024, 8), "1m": (1024 * 1024, 4)}
+"""Bytes of a body, and connections that carry one each."""
+MESSAGE_BYTES = 32 * 1024 * 1024
+RATE = 1000
+"""Requests a second where the rate is fixed: at most 40 % of what the slowest contender can do."""
+RATE_CONNECTIONS = 16
+RATE_SECONDS_MIN = 2.0
+"""A turn at a fixed rate is at least this long: its p99 is one in a hundred of its requests."""
+ISTIO_CONNECTIONS = (4, 16)
+ISTIO_BYTES = 1024
+PAIR_SIDES = 2
+MINIMAL = frozenset({"uvloop"})
+"""Proxies that are there to compare languages: keep-alive with short messages is all they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +53,10 @@ class Bench:
 
     commands: Mapping[Shape, Mapping[str, Command]]
     """The contenders that can take each shape."""
-    generator: Generator
+    generator_core: int | None
+    """Where generator and application run; None when the machine has only one core."""
     core: int | None
+    """Where contenders run."""
     rounds: int
     seconds: float
     report: Report
@@ -48,8 +66,21 @@ class Bench:
 class Round:
     """One contender's turn in one round."""
 
-    cpu_us: float
+    cpu_ns: int
     outcome: Outcome
+
+    @property
+    def cpu_us(self) -> float:
+        """Return the CPU time of a request."""
+        return self.cpu_ns / 1000 / max(self.outcome.requests, 1)
+
+    @property
+    def vcpu(self) -> float:
+        """Return the share of a core that was busy."""
+        return self.cpu_ns / NS_PER_SECOND / self.outcome.seconds
+
+
+Rounds = dict[str, list[Round]]
 
 
 @contextlib.contextmanager
@@ -61,49 +92,81 @@ def awake(bench: Bench, directory: Path) -> Iterator[None]:
     """
     spin = ["chrt", "--idle", "0", sys.executable, "-S", "-c", "while True: pass"]
     with contextlib.ExitStack() as stack:
-        for core in {bench.core, bench.generator.core}:
+        for core in {bench.core, bench.generator_core}:
             spinner = process.start(f"awake-{core}", spin, core=core, directory=directory)
             stack.callback(spinner.stop)
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Contenders that run, and the options with which a generator can speak to them."""
+
+    contenders: list[Contender]
+    options: dict[str, Option]
+
+
 @contextlib.contextmanager
-def running(bench: Bench, shape: Shape, *, direct: bool) -> Iterator[list[Contender]]:
-    """Start the application and every contender for *shape*; stop them all at the end."""
+def running(
+    bench: Bench,
+    shape: Shape,
+    *,
+    direct: bool = False,
+    resume: bool = False,
+    without: Collection[str] = (),
+) -> Iterator[Stage]:
+    """Start the application and every contender for *shape*; stop them all at the end.
+
+    With *direct* the application itself is one of them; with *resume* TLS sessions are resumed.
+    """
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tulle-bench-")))
+        sides = certificates.issue(directory)
+        mode = "upstream"
+        if shape is Shape.GRPC:
+            mode = "grpc-upstream"
+        elif shape in {Shape.TCP, Shape.TCP_PAIR}:
+            mode = "bulk-upstream"
+        options: dict[str, Option] = {}
+        if shape is Shape.TLS_OUT:
+            options = {"fresh": True} | generator.identity(sides["server"], resume=resume)
         application, upstream = generator.start_application(
-            directory, bench.generator.core, grpc=shape is Shape.GRPC
+            directory, bench.generator_core, mode, options
         )
         stack.callback(application.stop)
-        site = Site(shape, upstream, directory, bench.core, certificates.issue(directory))
+        site = Site(shape, upstream, directory, bench.core, sides)
         contenders = [Contender("direct", upstream)] if direct else []
         for name, command in bench.commands[shape].items():
+            if name in without:
+                continue
             contender = start_hops(name, site, command)
             stack.callback(contender.stop)
             contenders.append(contender)
-        yield contenders
+        speaks_tls = shape is Shape.TLS_IN
+        yield Stage(
+            contenders,
+            generator.identity(sides["client"], resume=resume) if speaks_tls else {},
+        )
 
 
-def run_rounds(
-    bench: Bench, contenders: list[Contender], turn: Callable[[Contender, float], Outcome]
-) -> dict[str, list[Round]]:
+def run_rounds(bench: Bench, stage: Stage, load: Load, seconds: float) -> Rounds:
     """Give each contender a turn per round, each round in another order."""
-    results: dict[str, list[Round]] = defaultdict(list)
+    results: Rounds = defaultdict(list)
+    contenders = stage.contenders
     for contender in contenders:
-        if turn(contender, WARM_SECONDS).requests == 0:
+        warm = load(bench.generator_core, contender, seconds=WARM_SECONDS, **stage.options)
+        if warm.requests == 0:
             raise StartError(f"{contender.name} answers no request")
     for number in range(bench.rounds):
         shift = number % len(contenders)
         for contender in contenders[shift:] + contenders[:shift]:
             before = contender.cpu_ns()
-            outcome = turn(contender, bench.seconds)
-            used = contender.cpu_ns() - before
-            results[contender.name].append(Round(used / 1000 / max(outcome.requests, 1), outcome))
+            outcome = load(bench.generator_core, contender, seconds=seconds, **stage.options)
+            results[contender.name].append(Round(contender.cpu_ns() - before, outcome))
     return results
 
 
-def ratios(rounds: dict[str, list[Round]], name: str) -> list[float]:
+def ratios(rounds: Rounds, name: str) -> list[float]:
     """Return a contender's cost over the floor's in the same round, round by round."""
     if "floor" not in rounds:
         return []
@@ -111,52 +174,127 @@ def ratios(rounds: dict[str, list[Round]], name: str) -> list[float]:
     return [mine.cpu_us / floor.cpu_us for mine, floor in pairs]
 
 
-def cost(bench: Bench, shape: Shape, workload: str) -> None:
+def cost(
+    bench: Bench,
+    shape: Shape,
+    workload: str,
+    load: Load,
+    *,
+    bytes_per_request: int | None = None,
+    resume: bool = False,
+    without: Collection[str] = (),
+) -> None:
     """Measure CPU per request at saturation, and the memory after it."""
-
-    def turn(contender: Contender, seconds: float) -> Outcome:
-        if shape is Shape.GRPC:
-            return bench.generator.grpc(
-                contender, connections=GRPC_CONNECTIONS, streams=GRPC_STREAMS, seconds=seconds
-            )
-        return bench.generator.closed(contender, connections=CONNECTIONS, seconds=seconds)
-
-    with running(bench, shape, direct=False) as contenders:
-        rounds = run_rounds(bench, contenders, turn)
-        loaded_kib = {contender.name: contender.rss_kib() for contender in contenders}
+    with running(bench, shape, resume=resume, without=without) as stage:
+        rounds = run_rounds(bench, stage, load, bench.seconds)
+        loaded_kib = {contender.name: contender.rss_kib() for contender in stage.contenders}
     for name, turns in rounds.items():
         spread = ratios(rounds, name)
         bench.report.spreads.append(Spread(workload, name, [round(ratio, 3) for ratio in spread]))
-        bench.report.add(
-            Row(
-                workload,
-                name,
-                cpu_us_per_request=median([one.cpu_us for one in turns]),
-                ratio_to_floor=median(spread) if spread else None,
-                rss_mib=loaded_kib[name] / KIB_PER_MIB,
-                errors=sum(one.outcome.errors for one in turns),
-            )
+        row = Row(
+            workload,
+            name,
+            cpu_us_per_request=median([one.cpu_us for one in turns]),
+            ratio_to_floor=median(spread) if spread else None,
+            requests_per_s=median([one.outcome.requests / one.outcome.seconds for one in turns]),
+            rss_mib=loaded_kib[name] / KIB_PER_MIB,
+            errors=sum(one.outcome.errors for one in turns),
         )
+        if bytes_per_request is not None:
+            row = _with_bytes(row, bytes_per_request)
+        bench.report.add(row)
+        if resume:
+            _require_resumption(name, turns, shape)
+
+
+def _with_bytes(row: Row, bytes_per_request: int) -> Row:
+    assert row.cpu_us_per_request is not None
+    assert row.requests_per_s is not None
+    return replace(
+        row,
+        cpu_s_per_gb=row.cpu_us_per_request / 1e6 * BYTES_PER_GB / bytes_per_request,
+        gbit_per_s=row.requests_per_s * bytes_per_request * 8 / BITS_PER_GBIT,
+    )
+
+
+def _require_resumption(name: str, turns: list[Round], shape: Shape) -> None:
+    """Say so when a contender did full handshakes where it was offered to resume.
+
+    Only the generator's own connections tell; what the application resumed is not counted.
+    """
+    asked = sum(one.outcome.requests for one in turns)
+    resumed = sum(one.outcome.resumed for one in turns)
+    if shape is Shape.TLS_IN and name != "floor" and resumed < asked / 2:
+        print(f"{name} resumed {resumed} of {asked} sessions", file=sys.stderr)
+
+
+def plain(bench: Bench) -> None:
+    """HTTP/1.1 through one hop, alone, at the usual concurrency and above it."""
+    for connections in CONCURRENCIES:
+        load = generator.closed(connections)
+        cost(bench, Shape.PLAIN, f"plain-http1-{connections}c", load)
+
+
+def pair(bench: Bench) -> None:
+    """HTTP/1.1 through two hops with mTLS between them."""
+    cost(bench, Shape.PAIR, "mtls-pair-http1-32c", generator.closed(CONNECTIONS))
+
+
+def grpc(bench: Bench) -> None:
+    """Unary calls through one hop."""
+    for connections in GRPC_CONNECTIONS:
+        load = generator.grpc(connections, GRPC_STREAMS)
+        cost(bench, Shape.GRPC, f"grpc-unary-{connections}x{GRPC_STREAMS}", load)
+
+
+def bodies(bench: Bench) -> None:
+    """Long bodies through one hop, in requests and in answers."""
+    for size, (length, connections) in BODIES.items():
+        for name, option in (("post", "request_bytes"), ("get", "response_bytes")):
+            load = generator.closed(connections, **{option: length})
+            cost(
+                bench,
+                Shape.PLAIN,
+                f"{name}-{size}",
+                load,
+                bytes_per_request=length,
+                without=MINIMAL,
+            )
+
+
+def tcp(bench: Bench) -> None:
+    """Bytes through one hop and through a pair, one connection."""
+    for shape, name in ((Shape.TCP, "bulk-tcp"), (Shape.TCP_PAIR, "bulk-tcp-pair")):
+        load = generator.bulk(MESSAGE_BYTES)
+        cost(bench, shape, name, load, bytes_per_request=MESSAGE_BYTES)
+
+
+def connections(bench: Bench) -> None:
+    """A connection for each request: one plain hop, then each side of the pair by itself."""
+    fresh = generator.closed(CONNECT_CONNECTIONS, fresh=True)
+    cost(bench, Shape.PLAIN, "connect-plain", fresh, without=MINIMAL)
+    for name, resume in (("full", False), ("resumed", True)):
+        cost(bench, Shape.TLS_IN, f"connect-tls-in-{name}", fresh, resume=resume)
+        # The application ends each connection, so every request needs a new one to it.
+        kept = generator.closed(CONNECT_CONNECTIONS)
+        cost(bench, Shape.TLS_OUT, f"connect-tls-out-{name}", kept, resume=resume)
 
 
 def latency(bench: Bench) -> None:
-    """Measure latency at a fixed rate, and what each contender adds to going direct."""
-
-    def turn(contender: Contender, seconds: float) -> Outcome:
-        return bench.generator.open(contender, connections=CONNECTIONS, seconds=seconds, rate=RATE)
-
+    """Measure latency at a fixed rate through the pair, and what each adds to going direct."""
+    load = generator.scheduled(RATE_CONNECTIONS, RATE)
     with (
         tempfile.TemporaryDirectory() as directory,
         awake(bench, Path(directory)),
-        running(bench, Shape.PLAIN, direct=True) as contenders,
+        running(bench, Shape.PAIR, direct=True) as stage,
     ):
-        rounds = run_rounds(bench, contenders, turn)
+        rounds = run_rounds(bench, stage, load, max(bench.seconds, RATE_SECONDS_MIN))
     direct = rounds["direct"]
     for name, turns in rounds.items():
         p50 = [one.outcome.p50_us / 1000 for one in turns]
         p99 = [one.outcome.p99_us / 1000 for one in turns]
         at_rate = Row(
-            f"latency-{RATE}-rps",
+            f"latency-pair-{RATE}-rps",
             name,
             p50_ms=median(p50),
             p99_ms=median(p99),
@@ -169,26 +307,27 @@ def latency(bench: Bench) -> None:
             bench.report.add(
                 replace(
                     at_rate,
-                    workload=f"added-latency-{RATE}-rps",
+                    workload=f"added-latency-pair-{RATE}-rps",
                     p50_ms=median(p50_added),
                     p99_ms=median(p99_added),
                 )
             )
 
 
-def memory(bench: Bench) -> None:
-    """Measure resident memory before any traffic, and with idle connections."""
-    with running(bench, Shape.PLAIN, direct=False) as contenders:
-        for contender in contenders:
-            idle_kib = contender.rss_kib()
-            with tempfile.TemporaryDirectory() as directory:
-                holder = bench.generator.hold(contender, IDLE_CONNECTIONS, Path(directory))
-                held_kib = contender.rss_kib()
-                holder.stop()
-            per_connection_kib = (held_kib - idle_kib) / IDLE_CONNECTIONS
-            for workload, kib in (
-                ("memory-idle", float(idle_kib)),
-                (f"memory-{IDLE_CONNECTIONS}-idle-connections", float(held_kib)),
-                ("memory-per-idle-connection", per_connection_kib),
-            ):
-                bench.report.add(Row(workload, contender.name, rss_mib=kib / KIB_PER_MIB))
+def istio(bench: Bench) -> None:
+    """Istio's own workload: 1 KB at 1,000 requests a second; what one side of the pair costs."""
+    for count in ISTIO_CONNECTIONS:
+        load = generator.scheduled(count, RATE, response_bytes=ISTIO_BYTES)
+        with running(bench, Shape.PAIR) as stage:
+            rounds = run_rounds(bench, stage, load, max(bench.seconds, RATE_SECONDS_MIN))
+            loaded_kib = {contender.name: contender.rss_kib() for contender in stage.contenders}
+        for name, turns in rounds.items():
+            bench.report.add(
+                Row(
+                    f"istio-{count}c-{RATE}-rps",
+                    name,
+                    vcpu=median([one.vcpu for one in turns]) / PAIR_SIDES,
+                    rss_mib=loaded_kib[name] / KIB_PER_MIB / PAIR_SIDES,
+                    errors=sum(one.outcome.errors for one in turns),
+                )
+            )

@@ -230,11 +230,13 @@ def test_the_page_of_metrics_has_every_metric_and_reason() -> None:
     assert [reason for reason in reasons if f"| `{reason}` |" not in page] == []
 
 
-def test_the_numbers_in_the_readme_are_those_of_the_last_run() -> None:
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
+def test_the_numbers_of_a_page_are_those_of_the_last_run(page: Path) -> None:
     """Renew them with `python -m bench.readme`."""
-    text = (ROOT / "README.md").read_text()
+    text = page.read_text()
+    block = readme.PAGES[page](json.loads(RESULTS.read_text()))
 
-    assert readme.filled(text, json.loads(RESULTS.read_text())) == text
+    assert readme.filled(text, block) == text
 
 
 def test_numbers_that_were_not_measured_are_dashes() -> None:
@@ -246,5 +248,5 @@ def test_numbers_that_were_not_measured_are_dashes() -> None:
     assert readme.block(document).splitlines()[2:] == [
         "| **Tulle** | 20 µs, 2.2x | - | - | - |",
         "",
-        "Measured 2026-01-02 on 2 cores of P; [how](bench/README.md).",
+        "Measured 2026-01-02 on 2 cores of P; [how](bench/README.md), [goals](docs/performance.md).",
     ]

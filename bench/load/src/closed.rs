@@ -4,7 +4,7 @@
 //! less.
 
 use crate::arguments::Load;
-use crate::http1::{Fleet, Progress, request};
+use crate::http1::{Fleet, Progress};
 use crate::samples::Samples;
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,44 +12,55 @@ use std::time::{Duration, Instant};
 /// Longest wait for any answer; past it the run ends and what is in flight counts as failed.
 const STALL: Duration = Duration::from_secs(5);
 
-/// Sends until the time is over, then waits for the answers in flight.
+/// Sends until the budget is used up, then waits for the answers in flight.
 pub fn run(load: &Load) -> io::Result<Samples> {
-    let request = request(&load.host);
     let mut fleet = Fleet::open(load)?;
     let mut samples = Samples::default();
     let begin = Instant::now();
-    let end = begin + load.duration;
-    let mut started = vec![begin; load.connections];
-    for index in 0..load.connections {
-        fleet.connection(index).send(&request)?;
+    let mut budget = load.budget(begin);
+    let mut started = vec![None; load.connections];
+    let mut in_flight = 0;
+    for (index, start) in started.iter_mut().enumerate() {
+        if budget.take(begin) {
+            *start = Some(begin);
+            fleet.send(index)?;
+            in_flight += 1;
+        }
     }
-    let mut in_flight = load.connections;
     while in_flight > 0 {
         let ready = fleet.wait(STALL)?;
         if ready.is_empty() {
             break;
         }
         for index in ready {
-            let progress = fleet.connection(index).receive();
+            // An event on a connection that is done for, or waits for its end.
+            let Some(start) = started[index] else {
+                continue;
+            };
+            let progress = fleet.drive(index);
             let now = Instant::now();
+            let broken = progress.is_err();
             match progress {
                 Ok(Progress::Waiting) => continue,
-                Ok(Progress::Answered(true)) => samples.add(now - started[index]),
-                Ok(Progress::Answered(false)) => samples.errors += 1,
-                Err(_) => {
-                    samples.errors += 1;
-                    fleet.reconnect(index)?;
+                Ok(Progress::Answered(true)) => {
+                    samples.add(now - start);
+                    samples.resumed += u64::from(fleet.resumed(index));
                 }
+                Ok(Progress::Answered(false)) | Err(_) => samples.errors += 1,
             }
-            if now < end {
-                started[index] = now;
-                fleet.connection(index).send(&request)?;
-            } else {
+            if !budget.take(now) {
+                started[index] = None;
                 in_flight -= 1;
+                continue;
             }
+            started[index] = Some(now);
+            if broken || load.fresh {
+                fleet.reconnect(index)?;
+            }
+            fleet.send(index)?;
         }
     }
-    samples.errors += in_flight as u64;
+    samples.errors += in_flight;
     samples.elapsed = begin.elapsed();
     Ok(samples)
 }

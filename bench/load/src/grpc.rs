@@ -1,6 +1,6 @@
 //! Unary gRPC on both ends: a call of 64 bytes, an answer of 12 bytes and its trailers.
 
-use crate::arguments::Load;
+use crate::arguments::{Budget, Load};
 use crate::samples::Samples;
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::RecvStream;
@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -80,20 +81,17 @@ async fn read_body(body: &mut RecvStream) -> Result<(), h2::Error> {
     Ok(())
 }
 
-/// Keeps `streams` calls in flight on each connection until the time is over.
+/// Keeps `streams` calls in flight on each connection until the budget is used up.
 pub fn load(load: &Load, streams: usize) -> io::Result<Samples> {
     runtime()?.block_on(async {
         let begin = Instant::now();
+        let budget = Arc::new(Mutex::new(load.budget(begin)));
         let mut callers = Vec::new();
         for _ in 0..load.connections {
             let client = connect(load.target).await.map_err(io::Error::other)?;
             for _ in 0..streams {
                 let (client, host) = (client.clone(), load.host.clone());
-                callers.push(tokio::spawn(call_until(
-                    client,
-                    host,
-                    begin + load.duration,
-                )));
+                callers.push(tokio::spawn(call_until(client, host, budget.clone())));
             }
         }
         let mut samples = Samples::default();
@@ -116,11 +114,19 @@ async fn connect(target: SocketAddr) -> Result<SendRequest<Bytes>, Box<dyn Error
     Ok(client)
 }
 
-async fn call_until(mut client: SendRequest<Bytes>, host: String, end: Instant) -> Samples {
+async fn call_until(
+    mut client: SendRequest<Bytes>,
+    host: String,
+    budget: Arc<Mutex<Budget>>,
+) -> Samples {
     let mut samples = Samples::default();
     loop {
         let start = Instant::now();
-        if start >= end {
+        let allowed = budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(start);
+        if !allowed {
             return samples;
         }
         match call(&mut client, &host).await {

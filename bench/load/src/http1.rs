@@ -1,21 +1,37 @@
 //! The client's side of HTTP/1.1, as much as the load needs: one request, answers with a length.
 
 use crate::arguments::Load;
+use crate::tls;
+use crate::wire::Wire;
 use rustix::event::epoll;
-use std::io::{self, ErrorKind, Read, Write};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
 
-/// Bytes an answer may have, head and body.
-const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// Bytes read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// Bytes an answer's head may have.
+const HEAD_MAX: usize = 16 * 1024;
 
 /// Events taken in one turn.
 const EVENTS_MAX: usize = 256;
 
-/// A request with ten headers, as a browser behind a gateway would send it.
-pub fn request(host: &str) -> Vec<u8> {
-    format!(
-        "GET /api/v1/items?page=2 HTTP/1.1\r\n\
+/// A request with ten headers, as a browser behind a gateway would send it; a body and a wish to
+/// close come on top of them.
+pub fn request(load: &Load) -> Vec<u8> {
+    let method = if load.request_bytes > 0 {
+        "POST"
+    } else {
+        "GET"
+    };
+    let (host, answer) = (&load.host, load.response_bytes);
+    let mut request = format!(
+        "{method} /api/v1/items?bytes={answer} HTTP/1.1\r\n\
          host: {host}\r\n\
          user-agent: tulle-bench/1 (loopback; keep-alive)\r\n\
          accept: application/json, text/plain;q=0.9, */*;q=0.8\r\n\
@@ -25,9 +41,18 @@ pub fn request(host: &str) -> Vec<u8> {
          cookie: session=8f14e45fceea167a5a36dedd4bea2543; theme=light\r\n\
          x-forwarded-for: 203.0.113.7\r\n\
          x-request-id: 7b1b2a6c-90b4-4a7e-9c3a-0d0c8f6f1f11\r\n\
-         referer: http://{host}/catalog\r\n\r\n"
-    )
-    .into_bytes()
+         referer: http://{host}/catalog\r\n"
+    );
+    if load.request_bytes > 0 {
+        request += &format!("content-length: {}\r\n", load.request_bytes);
+    }
+    if load.fresh {
+        request += "connection: close\r\n";
+    }
+    request += "\r\n";
+    let mut request = request.into_bytes();
+    request.resize(request.len() + load.request_bytes, b'x');
+    request
 }
 
 /// What has come of a request so far.
@@ -38,58 +63,56 @@ pub enum Progress {
     Answered(bool),
 }
 
-/// One keep-alive connection with at most one request in flight.
+/// One connection with at most one request in flight.
 pub struct Connection {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-    filled: usize,
+    wire: Wire,
+    request: Rc<[u8]>,
+    /// Bytes of the request that were sent.
+    sent: usize,
+    answer: Answer,
+    /// Whether the answer is only whole when the peer has closed.
+    fresh: bool,
 }
 
-impl Connection {
-    fn open(target: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(target)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        Ok(Self {
-            stream,
-            buffer: vec![0; ANSWER_BYTES_MAX],
-            filled: 0,
-        })
-    }
+/// What has arrived of an answer.
+#[derive(Default)]
+struct Answer {
+    head: Vec<u8>,
+    /// Bytes still to come of the body; `None` while the head is not whole.
+    missing: Option<usize>,
+    success: bool,
+}
 
-    /// Sends a request; it is small enough for an empty socket buffer to take whole.
-    pub fn send(&mut self, request: &[u8]) -> io::Result<()> {
-        self.filled = 0;
-        self.stream.write_all(request)
-    }
-
-    /// Reads what is there.
-    pub fn receive(&mut self) -> io::Result<Progress> {
-        match self.stream.read(&mut self.buffer[self.filled..]) {
-            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                self.filled += count;
-                Ok(progress(&self.buffer[..self.filled]))
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Progress::Waiting),
-            Err(error) => Err(error),
+impl Answer {
+    /// Takes what has arrived; `true` when the answer is whole.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        if let Some(missing) = &mut self.missing {
+            *missing = missing.saturating_sub(bytes.len());
+            return Ok(*missing == 0);
         }
+        self.head.extend_from_slice(bytes);
+        let Some(end) = end_of_head(&self.head) else {
+            if self.head.len() > HEAD_MAX {
+                return Err(ErrorKind::InvalidData.into());
+            }
+            return Ok(false);
+        };
+        let length = content_length(&self.head[..end]);
+        self.success = length.is_some() && self.head.starts_with(b"HTTP/1.1 200");
+        let missing = (end + length.unwrap_or(0)).saturating_sub(self.head.len());
+        self.missing = Some(missing);
+        Ok(missing == 0)
     }
 }
 
-fn progress(received: &[u8]) -> Progress {
-    let Some(head) = received.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return Progress::Waiting;
-    };
-    let length = content_length(&received[..head]);
-    match length {
-        Some(length) if received.len() < head + 4 + length => Progress::Waiting,
-        Some(_) => Progress::Answered(received.starts_with(b"HTTP/1.1 200")),
-        None => Progress::Answered(false),
-    }
+/// The offset of the first byte after a head.
+pub fn end_of_head(received: &[u8]) -> Option<usize> {
+    let end = received.windows(4).position(|four| four == b"\r\n\r\n");
+    end.map(|start| start + 4)
 }
 
-fn content_length(head: &[u8]) -> Option<usize> {
+/// The value of a head's Content-Length.
+pub fn content_length(head: &[u8]) -> Option<usize> {
     const NAME: &[u8] = b"content-length:";
     head.split(|byte| *byte == b'\n')
         .find(|line| line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME))
@@ -97,22 +120,78 @@ fn content_length(head: &[u8]) -> Option<usize> {
         .and_then(|value| value.trim().parse().ok())
 }
 
+impl Connection {
+    /// Sends the request, as much of it as the socket takes now.
+    pub fn send(&mut self) -> io::Result<()> {
+        self.sent = 0;
+        self.answer.head.clear();
+        self.answer.missing = None;
+        self.push()
+    }
+
+    fn push(&mut self) -> io::Result<()> {
+        while self.sent < self.request.len() {
+            match self.wire.write(&self.request[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.wire.flush()
+    }
+
+    /// Sends and reads what can be.
+    fn drive(&mut self, chunk: &mut [u8]) -> io::Result<Progress> {
+        self.push()?;
+        loop {
+            let count = match self.wire.read(chunk) {
+                Ok(0) if self.fresh && self.answer.missing == Some(0) => {
+                    return Ok(Progress::Answered(self.answer.success));
+                }
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // A handshake may have ended with this read.
+                    self.push()?;
+                    return Ok(Progress::Waiting);
+                }
+                Err(error) => return Err(error),
+            };
+            if self.answer.take(&chunk[..count])? && !self.fresh {
+                return Ok(Progress::Answered(self.answer.success));
+            }
+            if count < chunk.len() && self.wire.short_read_is_last() && !self.fresh {
+                return Ok(Progress::Waiting);
+            }
+        }
+    }
+}
+
 /// All connections of a run and the epoll set they are in.
 pub struct Fleet {
     epoll: OwnedFd,
     target: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
+    request: Rc<[u8]>,
+    fresh: bool,
     connections: Vec<Connection>,
     events: Vec<epoll::Event>,
+    chunk: Vec<u8>,
 }
 
 impl Fleet {
     /// Opens every connection.
     pub fn open(load: &Load) -> io::Result<Self> {
+        let tls = load.tls.as_ref().map(tls::client).transpose();
         let mut fleet = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             target: load.target,
+            tls: tls.map_err(io::Error::other)?,
+            request: request(load).into(),
+            fresh: load.fresh,
             connections: Vec::with_capacity(load.connections),
             events: Vec::with_capacity(EVENTS_MAX),
+            chunk: vec![0; CHUNK],
         };
         for index in 0..load.connections {
             let connection = fleet.connect(index)?;
@@ -122,28 +201,50 @@ impl Fleet {
     }
 
     fn connect(&self, index: usize) -> io::Result<Connection> {
-        let connection = Connection::open(self.target)?;
+        let stream = TcpStream::connect(self.target)?;
+        let session = self.tls.as_ref().map(|config| {
+            let name = ServerName::IpAddress(self.target.ip().into());
+            ClientConnection::new(config.clone(), name).map(rustls::Connection::Client)
+        });
+        let wire = Wire::new(stream, session.transpose().map_err(io::Error::other)?)?;
         epoll::add(
             &self.epoll,
-            &connection.stream,
+            wire.stream(),
             epoll::EventData::new_u64(index as u64),
-            epoll::EventFlags::IN | epoll::EventFlags::ET,
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET,
         )?;
-        Ok(connection)
+        Ok(Connection {
+            wire,
+            request: self.request.clone(),
+            sent: self.request.len(),
+            answer: Answer::default(),
+            fresh: self.fresh,
+        })
     }
 
-    /// The connection with this number.
-    pub fn connection(&mut self, index: usize) -> &mut Connection {
-        &mut self.connections[index]
+    /// Sends a request on the connection with this number.
+    pub fn send(&mut self, index: usize) -> io::Result<()> {
+        self.connections[index].send()
     }
 
-    /// Replaces a connection that broke.
+    /// Sends and reads what can be on the connection with this number.
+    pub fn drive(&mut self, index: usize) -> io::Result<Progress> {
+        self.connections[index].drive(&mut self.chunk)
+    }
+
+    /// Whether the connection with this number resumed a TLS session.
+    pub fn resumed(&self, index: usize) -> bool {
+        self.connections[index].wire.resumed()
+    }
+
+    /// Replaces a connection that is used up or broke.
     pub fn reconnect(&mut self, index: usize) -> io::Result<()> {
+        self.connections[index].wire.close();
         self.connections[index] = self.connect(index)?;
         Ok(())
     }
 
-    /// Waits at most `timeout` and returns the numbers of the connections with something to read.
+    /// Waits at most `timeout` and returns the numbers of the connections with something to do.
     pub fn wait(&mut self, timeout: std::time::Duration) -> io::Result<Vec<usize>> {
         let timeout = rustix::event::Timespec {
             tv_sec: timeout
@@ -168,28 +269,50 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
-    use super::{Progress, progress, request};
+    use super::{Answer, end_of_head, request};
+    use crate::arguments::Arguments;
 
     #[test]
     fn an_answer_is_whole_with_its_last_body_byte() {
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
-        for cut in 0..answer.len() {
-            assert!(matches!(progress(&answer[..cut]), Progress::Waiting));
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        for cut in 0..bytes.len() {
+            let mut answer = Answer::default();
+            assert!(!answer.take(&bytes[..cut]).expect("it is short"));
+            assert!(answer.take(&bytes[cut..]).expect("it is short"));
+            assert!(answer.success);
         }
-        assert!(matches!(progress(answer), Progress::Answered(true)));
     }
 
     #[test]
     fn anything_but_200_with_a_length_is_an_error() {
-        let refused = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
-        assert!(matches!(progress(refused), Progress::Answered(false)));
-        let unmeasured = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-        assert!(matches!(progress(unmeasured), Progress::Answered(false)));
+        for bytes in [
+            b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".as_slice(),
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".as_slice(),
+        ] {
+            let mut answer = Answer::default();
+            assert!(answer.take(bytes).expect("it is short"));
+            assert!(!answer.success);
+        }
+    }
+
+    fn request_of(more: &str) -> String {
+        let words = format!("closed --target 127.0.0.1:1 --host echo --connections 1 {more}");
+        let words = words.split_whitespace().map(str::to_owned);
+        let (_, arguments) = Arguments::read(words).expect("the words are pairs");
+        let load = arguments.load().expect("the options are right");
+        String::from_utf8(request(&load)).expect("it is ASCII")
     }
 
     #[test]
     fn the_request_has_ten_headers() {
-        let text = String::from_utf8(request("echo")).expect("it is ASCII");
-        assert_eq!(text.trim_end().lines().count(), 11);
+        assert_eq!(request_of("").trim_end().lines().count(), 11);
+    }
+
+    #[test]
+    fn a_body_has_the_length_it_says() {
+        let text = request_of("--request-bytes 70000");
+        assert!(text.contains("content-length: 70000\r\n"));
+        let end = end_of_head(text.as_bytes()).expect("it has a head");
+        assert_eq!(text.len() - end, 70_000);
     }
 }

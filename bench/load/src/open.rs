@@ -4,7 +4,7 @@
 //! it, so a proxy that stalls pays for every request it delayed (no coordinated omission).
 
 use crate::arguments::Load;
-use crate::http1::{Fleet, Progress, request};
+use crate::http1::{Fleet, Progress};
 use crate::samples::Samples;
 use std::collections::VecDeque;
 use std::io;
@@ -51,11 +51,10 @@ impl Schedule {
 pub fn run(load: &Load, rate: usize) -> io::Result<Samples> {
     // The default slack of 50 µs would be added to every request's latency.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let request = request(&load.host);
     let mut fleet = Fleet::open(load)?;
     let mut samples = Samples::default();
     let begin = Instant::now();
-    let mut due_of = vec![begin; load.connections];
+    let mut due_of = vec![None; load.connections];
     let mut schedule = Schedule {
         begin,
         rate,
@@ -71,17 +70,21 @@ pub fn run(load: &Load, rate: usize) -> io::Result<Samples> {
             let Some(index) = schedule.idle.pop_front() else {
                 break;
             };
-            due_of[index] = schedule.waiting.pop_front().expect("it is not empty");
-            fleet.connection(index).send(&request)?;
+            due_of[index] = schedule.waiting.pop_front();
+            fleet.send(index)?;
         }
         let ready = fleet.wait(schedule.pause(Instant::now()))?;
         if ready.is_empty() && schedule.sent_out == schedule.total {
             break;
         }
         for index in ready {
-            match fleet.connection(index).receive() {
+            // An event on a connection that has nothing in flight.
+            let Some(due) = due_of[index] else {
+                continue;
+            };
+            match fleet.drive(index) {
                 Ok(Progress::Waiting) => continue,
-                Ok(Progress::Answered(true)) => samples.add(due_of[index].elapsed()),
+                Ok(Progress::Answered(true)) => samples.add(due.elapsed()),
                 Ok(Progress::Answered(false)) => samples.errors += 1,
                 Err(_) => {
                     samples.errors += 1;
@@ -89,6 +92,7 @@ pub fn run(load: &Load, rate: usize) -> io::Result<Samples> {
                 }
             }
             answered += 1;
+            due_of[index] = None;
             schedule.idle.push_back(index);
         }
     }

@@ -8,6 +8,8 @@ pub struct Samples {
     latencies_us: Vec<u32>,
     /// Requests that failed or were answered with anything but success.
     pub errors: u64,
+    /// Requests on a connection that resumed a TLS session.
+    pub resumed: u64,
     /// From the first request to the last answer.
     pub elapsed: Duration,
 }
@@ -29,9 +31,10 @@ impl Samples {
     pub fn print(mut self) {
         self.latencies_us.sort_unstable();
         println!(
-            "{{\"requests\":{},\"errors\":{},\"seconds\":{:.6},\"p50_us\":{},\"p99_us\":{}}}",
+            "{{\"requests\":{},\"errors\":{},\"resumed\":{},\"seconds\":{:.6},\"p50_us\":{},\"p99_us\":{}}}",
             self.latencies_us.len(),
             self.errors,
+            self.resumed,
             self.elapsed.as_secs_f64(),
             percentile(&self.latencies_us, 50),
             percentile(&self.latencies_us, 99),
