@@ -118,6 +118,7 @@ def _service(protocol: str) -> dict[str, Any]:
         "kind": "service",
         "namespace": "bench",
         "name": "echo",
+        "addresses": [],
         "ports": [
             {
                 "number": SERVICE_PORT,

@@ -107,6 +107,7 @@ EVERYTHING: tuple[Record, ...] = (
     ServiceRecord(
         namespace="shop",
         name="cart",
+        addresses=("240.240.3.7", "fd74:756c:6c65::307"),
         ports=(
             Port(
                 number=80,
@@ -206,6 +207,7 @@ EVERYTHING: tuple[Record, ...] = (
     ServiceRecord(
         namespace="shop",
         name="alternatives",
+        addresses=(),
         ports=(
             Port(
                 number=8080,
@@ -294,7 +296,7 @@ EVERYTHING: tuple[Record, ...] = (
         ),
         traffic=Traffic(load_balancer="round_robin", outlier=None),
     ),
-    ServiceRecord(namespace="shop", name="defaults", ports=(), traffic=Traffic()),
+    ServiceRecord(namespace="shop", name="defaults", addresses=(), ports=(), traffic=Traffic()),
     EndpointsRecord(
         namespace="shop",
         name="plain",

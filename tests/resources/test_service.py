@@ -124,6 +124,17 @@ def test_a_service_from_a_cluster_applies_as_it_stands() -> None:
             id="selector",
         ),
         pytest.param(
+            "spec: {ports: [{port: 1}], clusterIP: none, clusterIPs: [240.240.0.1]}",
+            [
+                'spec.clusterIP: "none" is no address; an IP address, "None" or nothing',
+                (
+                    "spec.clusterIPs[0]: 240.240.0.1 is of the range that the mesh gives "
+                    'addresses from; an IP address, "None" or nothing'
+                ),
+            ],
+            id="cluster IPs",
+        ),
+        pytest.param(
             "spec: {ports: {port: 1}, cluster_ip: 10.0.0.1}",
             [
                 "spec.ports: a mapping is not allowed; a list",

@@ -37,7 +37,7 @@ fn sidecar(protocol: &str, endpoint: SocketAddr, change: impl Fn(&mut Value)) ->
     let records = [
         (
             "service/shop/cart",
-            json!({"kind": "service", "namespace": "shop", "name": "cart", "traffic": traffic,
+            json!({"kind": "service", "namespace": "shop", "name": "cart", "traffic": traffic, "addresses": [],
                    "ports": [{"number": 80, "name": null, "protocol": protocol, "tables": []}]}),
         ),
         (

@@ -2,6 +2,7 @@
 
 from tulle.compiler.tables import compile_tables
 from tulle.compiler.traffic import compile_traffic
+from tulle.mesh.addresses import addresses_of
 from tulle.mesh.mesh import Mesh
 from tulle.record.service import Port, Protocol, ServiceRecord, Table
 from tulle.record.traffic import Traffic
@@ -22,6 +23,7 @@ def compile_service(mesh: Mesh, name: ObjectName) -> ServiceRecord | None:
     return ServiceRecord(
         namespace=name.namespace,
         name=name.name,
+        addresses=addresses_of(service),
         ports=tuple(
             _port(mesh, service, port, traffic) for port in ports if port.protocol == "TCP"
         ),

@@ -48,10 +48,7 @@ class Calls:
         """Apply a batch, all or none."""
         body = await self._body(request, shapes.ApplyBody)
         changes = self._puts(body.resources)
-        if body.dry_run:
-            commit = self._plane.store.commit(changes, dry_run=True)
-        else:
-            commit = self._plane.commit(changes)
+        commit = self._plane.commit(changes, dry_run=body.dry_run)
         results = [_named(outcome) for outcome in commit.outcomes]
         return JSONResponse({"results": results, "revision": commit.revision})
 

@@ -27,10 +27,11 @@ from tulle.errors import StoreError, TulleError
 from tulle.identity.authority import CertificateAuthority
 from tulle.identity.spiffe import SpiffeId
 from tulle.identity.tokens import JoinTokens
+from tulle.mesh.addresses import missing_addresses, with_addresses
 from tulle.mesh.change import Delete, Put
 from tulle.mesh.mesh import Mesh, WorkloadState
 from tulle.mesh.select import services_of
-from tulle.mesh.store import Commit, Store
+from tulle.mesh.store import BATCH_MAX, Commit, Store
 from tulle.resources.workload import Workload
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class ControlPlane:
         self._renew_at: datetime = clock.now()
         self._sweep_at = clock.monotonic()
         self.workloads.restore()
+        self._give_addresses()
         self._renew_own_identity()
 
     @property
@@ -112,15 +114,18 @@ class ControlPlane:
         """The root certificates, in one text."""
         return self.authority.bundle_pem
 
-    def commit(self, changes: Sequence[Put | Delete]) -> Commit:
+    def commit(self, changes: Sequence[Put | Delete], *, dry_run: bool = False) -> Commit:
         """Write all changes or none, and publish the records they touch.
+
+        With *dry_run* nothing is written or published, but everything is decided.
 
         Raises:
             Conflict, NotFound, AlreadyExists, StoreError: nothing was changed.
+            InvalidResources: a Service asks for another's cluster IP; nothing was changed.
         """
-        commit = self.store.commit(changes)
+        commit = self.store.commit(with_addresses(self.mesh, changes), dry_run=dry_run)
         made = [outcome for outcome in commit.outcomes if outcome.action != "unchanged"]
-        if made:
+        if made and not dry_run:
             after = next_mesh(self.mesh, made, commit.revision)
             differences = [(outcome.before, outcome.after) for outcome in made]
             self.publisher.change(after, differences)
@@ -165,6 +170,12 @@ class ControlPlane:
     def close(self) -> None:
         """Close the store."""
         self.store.close()
+
+    def _give_addresses(self) -> None:
+        """Give an address to each Service that an earlier version has written without one."""
+        missing = missing_addresses(self.mesh)
+        for start in range(0, len(missing), BATCH_MAX):
+            self.commit(missing[start : start + BATCH_MAX])
 
     def _keep_connected(self, changed: Iterable[ResourceKey]) -> None:
         """Register a workload anew that was deleted while its sidecar is connected."""

@@ -26,6 +26,8 @@ class Put:
 
     resource: Resource
     mode: Mode = "apply"
+    first_status: Model | None = None
+    """The status that it begins with if it is created; else it is not looked at."""
 
     @property
     def key(self) -> ResourceKey:
@@ -78,7 +80,7 @@ def decide(change: Change, before: Resource | None, revision: int, now: str) -> 
     if before is None:
         if expected or not isinstance(change, Put) or change.mode in ("replace", "status"):
             raise NotFound(f"{change.key} does not exist")
-        return Outcome(change.key, "created", None, _created(change.resource, revision, now))
+        return Outcome(change.key, "created", None, _created(change, revision, now))
     current = before.metadata.resource_version
     if expected and expected != current:
         raise Conflict(f"{change.key} is at resource version {current}, not {expected}")
@@ -92,7 +94,8 @@ def decide(change: Change, before: Resource | None, revision: int, now: str) -> 
     return Outcome(change.key, "configured", before, after)
 
 
-def _created(resource: Resource, revision: int, now: str) -> Resource:
+def _created(change: Put, revision: int, now: str) -> Resource:
+    resource = change.resource
     stored = {
         "uid": str(uuid4()),
         "resource_version": str(revision),
@@ -100,7 +103,7 @@ def _created(resource: Resource, revision: int, now: str) -> Resource:
         "creation_timestamp": now,
     }
     metadata = _stored_metadata(resource.metadata, stored)
-    return _with_status(resource.model_copy(update={"metadata": metadata}), None)
+    return _with_status(resource.model_copy(update={"metadata": metadata}), change.first_status)
 
 
 def _merged(change: Put, before: Resource, revision: int) -> Resource | None:

@@ -176,6 +176,8 @@ class ServiceRecord:
 
     namespace: str
     name: str
+    addresses: tuple[str, ...]
+    """Stand for the service where traffic is intercepted; IPv4 and IPv6."""
     ports: tuple[Port, ...]
     traffic: Traffic
     kind: Literal["service"] = "service"

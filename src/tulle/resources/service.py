@@ -4,6 +4,8 @@ The whole Kubernetes field set is accepted, so that a manifest applies as it sta
 reads `ports` and `selector`; the rest concerns Kubernetes' own addresses.
 """
 
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -20,8 +22,15 @@ from tulle.resources.values import (
 )
 from tulle.resources.violations import Problems
 
+VIRTUAL_IPV4 = IPv4Network("240.240.0.0/16")
+VIRTUAL_IPV6 = IPv6Network("fd74:756c:6c65::/112")
+"""Where the control plane gives addresses from; the sidecars route them to themselves."""
+
 PORTS_MAX = 64
 """A client holds one table per port; no real Service comes near."""
+
+HEADLESS = "None"
+"""The cluster IP of a Service that only names its workloads."""
 
 Protocol = Literal["http", "http2", "grpc", "tcp"]
 
@@ -87,9 +96,9 @@ class ServiceSpec(Model):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     """ExternalName is accepted, and carried by nobody yet."""
     cluster_ip: Annotated[str | None, Field(alias="clusterIP")] = None
-    """Accepted from Kubernetes, ignored."""
+    """Stands for it where traffic is intercepted; not given: `status.addresses`; None: nothing."""
     cluster_ips: Annotated[tuple[str, ...], Field(alias="clusterIPs")] = ()
-    """Accepted from Kubernetes, ignored."""
+    """`clusterIP` and one of the other IP version."""
     external_ips: Annotated[tuple[str, ...], Field(alias="externalIPs")] = ()
     """Accepted from Kubernetes, ignored."""
     external_name: str | None = None
@@ -138,19 +147,49 @@ class ServiceSpec(Model):
             if port.name in names:
                 problems.add((*here, "name"), f'"{port.name}" is used twice', "each name once")
             names.add(port.name)
+        for field, address in self._asked_addresses():
+            if (problem := _address_problem(address)) is not None:
+                problems.add(field, *problem)
         if not self.ports and self.type != "ExternalName":
             problems.add(("ports",), "is empty", "at least one port")
         problems.raise_any()
         return self
 
+    @property
+    def is_headless(self) -> bool:
+        """Whether no address is to stand for it."""
+        return HEADLESS in (self.cluster_ip, *self.cluster_ips)
+
+    def _asked_addresses(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.cluster_ip:
+            yield ("clusterIP",), self.cluster_ip
+        for index, address in enumerate(self.cluster_ips):
+            yield ("clusterIPs", index), address
+
+
+def _address_problem(address: str) -> tuple[str, str] | None:
+    """Return what is wrong with a cluster IP, and what is allowed."""
+    if address == HEADLESS:
+        return None
+    allowed = 'an IP address, "None" or nothing'
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return f'"{address}" is no address', allowed
+    if parsed in (VIRTUAL_IPV4 if parsed.version == 4 else VIRTUAL_IPV6):
+        return f"{address} is of the range that the mesh gives addresses from", allowed
+    return None
+
 
 class ServiceStatus(Model):
-    """As Kubernetes reports it."""
+    """As Kubernetes reports it, and the addresses that the mesh gave."""
 
     load_balancer: dict[str, JsonValue] = Field(default_factory=dict)
     """Accepted from Kubernetes, ignored."""
     conditions: tuple[Condition, ...] = ()
     """Accepted from Kubernetes, ignored."""
+    addresses: tuple[str, ...] = ()
+    """IPv4 and IPv6 address that stand for it where traffic is intercepted; given once, kept."""
 
 
 class Service(Resource):
@@ -163,7 +202,7 @@ class Service(Resource):
     spec: ServiceSpec
     """What is called and who answers."""
     status: ServiceStatus | None = None
-    """As Kubernetes reports it."""
+    """As Kubernetes reports it, and the addresses that the mesh gave."""
 
     def port(self, number: int) -> ServicePort | None:
         """Return the TCP port that clients call by *number*, or None."""

@@ -9,6 +9,7 @@ mod workload;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,8 @@ pub struct ServiceRecord {
     pub namespace: String,
     /// Name of the service.
     pub name: String,
+    /// Stand for the service where traffic is intercepted.
+    pub addresses: Vec<IpAddr>,
     /// Its ports, ascending.
     pub ports: Vec<PortRecord>,
     /// Balancing and resilience for traffic to its endpoints.
