@@ -19,7 +19,7 @@ LABELS: Final = {
     "source": "The caller: `namespace/workload` when outbound; when inbound what its certificate "
     "says, `namespace/service-account`; empty without mutual TLS.",
     "source_identity": "The caller's SPIFFE id; empty without mutual TLS.",
-    "service": "The service called, `namespace/name`; empty when inbound.",
+    "service": "The service called, `namespace/name`; `outside` for what is not of the mesh; empty when inbound.",
     "destination": "The workload that answered, or was tried last; empty when none was reached.",
     "destination_identity": "Its SPIFFE id.",
     "route": "`namespace/route/rule` of the rule in force; a rule without a name has its number, "

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.e2e.lan import Host, on
 from tests.e2e.processes import Process, eventually, reserve_port
 from tulle.errors import NotFound
 from tulle.local.plane import Plane
@@ -55,6 +56,7 @@ class App:
 
 
 HTTP = App((sys.executable, "-I", str(APPS / "web.py")), "http")
+PEER = App((sys.executable, "-I", str(APPS / "peer.py")), "http")
 GRPC = App((sys.executable, str(APPS / "calls.py")), "grpc")
 HTTP2 = App((sys.executable, str(APPS / "http2.py")), "http2")
 BANNER = App((sys.executable, "-I", str(APPS / "banner.py")), "tcp")
@@ -70,12 +72,13 @@ REDIS = App(
 class Mesh:
     """A control plane with an empty store, and its command line."""
 
-    def __init__(self, folder: Path) -> None:
-        """Start it in *folder*."""
+    def __init__(self, folder: Path, host: Host | None = None) -> None:
+        """Start it in *folder*, on *host* or on this machine."""
         self.folder = folder
         self.home = folder / "control"
-        command = ["server", "--data-dir", str(self.home), "--hub", "127.0.0.1:0"]
-        self.server = Process([sys.executable, "-m", "tulle", *command], folder / "server.log")
+        hub = f"{host.ipv4 if host else '127.0.0.1'}:0"
+        command = self.command("server", "--data-dir", str(self.home), "--hub", hub)
+        self.server = Process(on(host, command), folder / "server.log")
         ready_file = self.home / "server.json"
         eventually(lambda: ready_file.exists() or not self.server.running, "the server is ready")
         assert self.server.running, self.server.output
@@ -236,12 +239,13 @@ class Namespace:
         version: str | None = None,
         outbound: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
+        host: Host | None = None,
         **settings: Any,
     ) -> Workload:
         """Start a workload and return at once; `settle` waits for it.
 
-        *outbound* are services of this namespace that get a local address. *settings* replace
-        those of the sidecar.
+        *outbound* are services of this namespace that get a local address. *host* is where both
+        run, if not on this machine. *settings* replace those of the sidecar.
         """
         folder = self._folder / name
         folder.mkdir()
@@ -249,7 +253,7 @@ class Namespace:
         if app is not None:
             app_port = self._ports.enter_context(reserve_port()).getsockname()[1]
             told = {**(environment or {}), "PORT": str(app_port), "NAME": name}
-            process = Process(app.command, folder / "app.log", told)
+            process = Process(on(host, app.command), folder / "app.log", told)
         labels = {"app": re.sub(r"-\d+$", "", name)} | ({"version": version} if version else {})
         text = {
             "workload": {
@@ -259,7 +263,7 @@ class Namespace:
                 "labels": labels,
                 "zone": None,
             },
-            "inbound": [_inbound(app, app_port)] if app and app_port else [],
+            "inbound": [_inbound(app, app_port, host)] if app and app_port else [],
             "outbound": [
                 {"service": f"{self.name}/{one}", "port": 80, "listen": "127.0.0.1:0"}
                 for one in outbound
@@ -275,7 +279,8 @@ class Namespace:
         (folder / "settings.json").write_text(json.dumps(text))
         (folder / "token").write_text(self.mesh.plane.new_token(self.name, labels["app"]))
         files = ("--settings", f"{folder}/settings.json", "--token-file", f"{folder}/token")
-        sidecar = Process(self.mesh.command("sidecar", *files), folder / "sidecar.log")
+        command = self.mesh.command("sidecar", *files)
+        sidecar = Process(on(host, command), folder / "sidecar.log")
         self.workloads[name] = Workload(name, process, sidecar, folder)
         return self.workloads[name]
 
@@ -318,10 +323,10 @@ class Namespace:
         return bool(proxy["ready"]) and all(one["in_sync"] for one in proxy["records"])
 
 
-def _inbound(app: App, port: int) -> dict[str, Any]:
+def _inbound(app: App, port: int, host: Host | None) -> dict[str, Any]:
     return {
         "port": WORKLOAD_PORT,
         "protocol": app.protocol,
-        "listen": "127.0.0.1:0",
+        "listen": f"{host.ipv4 if host else '127.0.0.1'}:0",
         "app": f"127.0.0.1:{port}",
     }

@@ -146,7 +146,13 @@ fn parse_host(host: &str, own_namespace: &str) -> Option<(ServiceKey, u16)> {
         0 => DEFAULT_PORT,
         _ => host[bare.len() + 1..].parse().ok()?,
     };
-    let lower = bare.to_ascii_lowercase();
+    parse_name(bare, own_namespace).map(|(key, _)| (key, port))
+}
+
+/// Read the name of a service, and tell how many labels it has; `None`: it cannot be one.
+pub fn parse_name(name: &str, own_namespace: &str) -> Option<(ServiceKey, usize)> {
+    let lower = name.to_ascii_lowercase();
+    let count = lower.trim_end_matches('.').split('.').count();
     let mut labels = lower.trim_end_matches('.').split('.');
     let (name, namespace) = (labels.next()?, labels.next().unwrap_or(own_namespace));
     let rest: Vec<&str> = labels.collect();
@@ -159,7 +165,7 @@ fn parse_host(host: &str, own_namespace: &str) -> Option<(ServiceKey, u16)> {
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     (known_suffix && label(name) && label(namespace))
-        .then(|| (ServiceKey::new(namespace, name), port))
+        .then(|| (ServiceKey::new(namespace, name), count))
 }
 
 /// The plan of a service, waiting at most [`DISCOVERY_MAX`] for the control plane's first word.

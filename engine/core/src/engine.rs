@@ -1,6 +1,6 @@
 //! The data plane of one workload: bind, join, start, feed, drain, stop.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -12,12 +12,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::control::{self, ControlSettings, Host, Joined, Outgoing};
 use crate::inbound::App;
+use crate::intercept::{self, Way};
 use crate::listen::{self, Closing, Purpose};
-use crate::settings::{InboundSettings, OutboundSettings, Settings};
+use crate::settings::{InboundSettings, InterceptSettings, OutboundSettings, Settings};
 use crate::shared::Shared;
 use crate::tls::{Identity, SpiffeId};
 use crate::worker::Worker;
-use crate::{admin, probe};
+use crate::{admin, dns, probe};
 
 /// Stack of a thread of ours; requests live on the heap.
 const STACK_BYTES: usize = 512 * 1024;
@@ -47,6 +48,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Ready {
     listeners: Listeners,
+    dns: Vec<UdpSocket>,
     admin: std::net::TcpListener,
     outgoing: mpsc::Receiver<Outgoing>,
 }
@@ -75,13 +77,7 @@ fn bind_inbound<'a>(
     sockets: &mut Sockets,
 ) -> Result<Vec<(&'a InboundSettings, SocketAddr)>, String> {
     let bind = |(index, port): (usize, &'a InboundSettings)| {
-        let app = App {
-            // Endpoints count from 1 upwards, applications from the end downwards.
-            id: u64::MAX - index as u64,
-            port: port.port,
-            protocol: port.protocol,
-            address: port.app,
-        };
+        let app = App::declared(index, port);
         Ok((port, sockets.add(&Purpose::Inbound(app), port.listen)?))
     };
     settings.inbound.iter().enumerate().map(bind).collect()
@@ -96,6 +92,35 @@ fn bind_outbound(shared: &Shared, sockets: &mut Sockets) -> Result<Vec<Value>, S
         Ok(json!({"service": dependency.service, "port": dependency.port, "listen": local}))
     };
     shared.settings.outbound.iter().map(bind).collect()
+}
+
+/// Bind what intercepted traffic arrives at; the sockets for datagrams are returned.
+fn bind_intercept(
+    settings: &InterceptSettings,
+    sockets: &mut Sockets,
+) -> Result<Vec<UdpSocket>, String> {
+    for address in &settings.outbound {
+        sockets.add(&Purpose::Intercepted(Way::Out), *address)?;
+    }
+    if let Some(address) = settings.inbound {
+        sockets.add(&Purpose::Intercepted(Way::In), address)?;
+    }
+    for address in &settings.dns {
+        sockets.add(&Purpose::Intercepted(Way::Dns), *address)?;
+    }
+    for (purpose, listener) in sockets.0.iter().flatten() {
+        if settings.tproxy && matches!(purpose, Purpose::Intercepted(Way::In)) {
+            intercept::transparent(listener)
+                .map_err(|error| format!("settings: intercept: tproxy: {error}"))?;
+        }
+    }
+    settings.mark.map_or(Ok(()), intercept::set_mark)?;
+    settings
+        .dns
+        .iter()
+        .copied()
+        .map(intercept::bind_udp)
+        .collect()
 }
 
 impl Engine {
@@ -113,6 +138,10 @@ impl Engine {
         let proxy = match settings.proxy_listen {
             Some(address) => Some(sockets.add(&Purpose::Proxy, address)?),
             None => None,
+        };
+        let dns = match &settings.intercept {
+            Some(intercept) => bind_intercept(intercept, &mut sockets)?,
+            None => Vec::new(),
         };
         let mut admin = listen::bind(settings.admin_listen, 1)?;
         let admin = admin.pop().ok_or("no admin listener")?;
@@ -132,6 +161,7 @@ impl Engine {
             addresses,
             ready: Mutex::new(Some(Ready {
                 listeners: sockets.0,
+                dns,
                 admin,
                 outgoing,
             })),
@@ -188,6 +218,7 @@ impl Engine {
     pub fn start(&self) -> Result<(), String> {
         let Ready {
             listeners,
+            mut dns,
             admin,
             outgoing,
         } = lock(&self.ready)
@@ -201,7 +232,9 @@ impl Engine {
         let mut threads = lock(&self.threads);
         for (index, listeners) in listeners.into_iter().enumerate() {
             let (shared, stopping) = (Arc::clone(&self.shared), self.stopping.subscribe());
-            let run = move || carry_traffic(&shared, listeners, stopping);
+            // Few questions are asked: one thread answers them.
+            let dns = std::mem::take(&mut dns);
+            let run = move || carry_traffic(&shared, listeners, dns, stopping);
             threads.push(spawn(format!("tulle-worker-{index}"), run)?);
         }
         let (shared, stopping) = (Arc::clone(&self.shared), self.stopping.subscribe());
@@ -307,6 +340,7 @@ fn describe(settings: &Settings, inbound: &[(&InboundSettings, SocketAddr)]) -> 
 fn carry_traffic(
     shared: &Arc<Shared>,
     listeners: Vec<(Purpose, std::net::TcpListener)>,
+    dns: Vec<UdpSocket>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let runtime = Builder::new_current_thread()
@@ -324,6 +358,9 @@ fn carry_traffic(
         let worker = Worker::new(Arc::clone(shared));
         for (purpose, listener) in listeners {
             tokio::task::spawn_local(listen::serve(worker.clone(), purpose, listener));
+        }
+        for socket in dns {
+            tokio::task::spawn_local(dns::serve_udp(worker.clone(), socket));
         }
         // An error means that the engine is gone, which is a reason to stop, too.
         let _stopped = stopping.wait_for(|stopping| *stopping).await;

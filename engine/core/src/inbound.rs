@@ -1,7 +1,8 @@
 //! The way of a request from another sidecar to the application, step by step.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::observe::metrics::Direction;
 use crate::outbound::{give_back, normalize};
 use crate::record::{Action, MtlsMode, Protocol};
 use crate::respond::{Asked, respond};
+use crate::settings::InboundSettings;
 use crate::steps::authorize::{Call, authorize};
 use crate::steps::{headers, trace};
 use crate::tls::SpiffeId;
@@ -38,9 +40,37 @@ pub struct App {
     pub protocol: Protocol,
     /// Where it listens.
     pub address: SocketAddr,
+    /// In whose name it is called; `None`: in the sidecar's own.
+    pub source: Option<IpAddr>,
 }
 
 impl App {
+    /// The declared port number `index`.
+    pub fn declared(index: usize, port: &InboundSettings) -> App {
+        App {
+            // Endpoints count from 1 upwards, applications from the end downwards.
+            id: u64::MAX - index as u64,
+            port: port.port,
+            protocol: port.protocol,
+            address: port.app,
+            source: None,
+        }
+    }
+
+    /// The same, called at `address` in the name of `source`: what is connected for one client is
+    /// never used for another.
+    pub fn called_by(self, source: IpAddr, address: SocketAddr) -> App {
+        let mut hasher = DefaultHasher::new();
+        (self.id, source, address).hash(&mut hasher);
+        App {
+            // With the highest bit it is none of an endpoint.
+            id: hasher.finish() | 1 << 63,
+            source: Some(source),
+            address,
+            ..self
+        }
+    }
+
     /// The application as a target: plain, and never limited by the mesh.
     pub fn target(&self) -> Target {
         Target {
@@ -50,6 +80,7 @@ impl App {
             http2: matches!(self.protocol, Protocol::Http2 | Protocol::Grpc),
             connect_timeout: APP_CONNECT_TIMEOUT,
             limits: None,
+            source: self.source,
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::accept::{Accepted, authenticate};
 use crate::discover::{self, Entrance};
 use crate::error::{Error, Reason};
 use crate::inbound::{self, App, Caller};
+use crate::intercept::{self, Way};
 use crate::outbound;
 use crate::plan::service::Service;
 use crate::record::Protocol;
@@ -64,6 +65,8 @@ pub enum Purpose {
     Service(Arc<Service>, u16),
     /// A port of the application, for other sidecars.
     Inbound(App),
+    /// What the kernel leads here although it was meant for somebody else.
+    Intercepted(Way),
 }
 
 /// Bind `address` once per worker thread; the kernel spreads connections over them.
@@ -106,8 +109,8 @@ pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::Tcp
         return;
     };
     let closes = match purpose {
-        Purpose::Inbound(_) => Closing::Inbound,
-        Purpose::Proxy | Purpose::Service(..) => Closing::All,
+        Purpose::Inbound(_) | Purpose::Intercepted(Way::In) => Closing::Inbound,
+        Purpose::Proxy | Purpose::Service(..) | Purpose::Intercepted(_) => Closing::All,
     };
     let mut closing = worker.shared.closing.subscribe();
     loop {
@@ -171,7 +174,7 @@ impl Drop for Open {
 }
 
 /// When the sidecar has closed as far as `closes`; at once, if it is gone.
-async fn closed(closing: &mut watch::Receiver<Closing>, closes: Closing) {
+pub async fn closed(closing: &mut watch::Receiver<Closing>, closes: Closing) {
     let _closed = closing.wait_for(|closing| *closing >= closes).await;
 }
 
@@ -183,22 +186,22 @@ async fn connection(open: Open, purpose: Purpose, stream: TcpStream) {
     }
     match purpose {
         Purpose::Proxy => plain_http(worker, &Entrance::Proxy, stream).await,
-        Purpose::Service(service, port) => {
-            let Ok(local) = stream.local_addr() else {
-                return;
-            };
-            let plan = discover::plan(worker, &service).await;
-            let protocol = plan
-                .ok()
-                .and_then(|plan| plan.port(port).map(|port| port.protocol));
-            match protocol {
-                Some(Protocol::Tcp) => {
-                    Box::pin(tcp::outbound(worker, &service, port, stream)).await;
-                }
-                _ => plain_http(worker, &Entrance::service(service, port, local), stream).await,
-            }
-        }
+        Purpose::Service(service, port) => serve_service(worker, (service, port), stream).await,
         Purpose::Inbound(app) => serve_inbound(worker, app, stream).await,
+        Purpose::Intercepted(way) => intercept::serve(worker, way, stream).await,
+    }
+}
+
+/// A connection of the application to a port of a service.
+pub async fn serve_service(worker: &Rc<Worker>, to: (Arc<Service>, u16), stream: TcpStream) {
+    let (service, port) = to;
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    let plan = discover::plan(worker, &service).await.ok();
+    match plan.and_then(|plan| plan.port(port).map(|port| port.protocol)) {
+        Some(Protocol::Tcp) => Box::pin(tcp::outbound(worker, &service, port, stream)).await,
+        _ => plain_http(worker, &Entrance::service(service, port, local), stream).await,
     }
 }
 
@@ -302,8 +305,7 @@ where
         return;
     }
     // No address stands for the service here: its Host is what the application wrote.
-    let local = SocketAddr::from(([0, 0, 0, 0], 0));
-    let entrance = Entrance::service(service, port, local);
+    let entrance = Entrance::service(service, port, SocketAddr::from(([0, 0, 0, 0], 0)));
     let stream = Rewound {
         first,
         given: 0,
@@ -317,7 +319,7 @@ where
 }
 
 /// A connection of another sidecar, or a plain one where the workload lets it in.
-async fn serve_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
+pub async fn serve_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
     // Boxed: what a handshake needs is not kept while the connection lives.
     match Box::pin(authenticate(worker, app, stream)).await {
         Some(Accepted {

@@ -24,6 +24,8 @@ pub struct Settings {
     pub outbound: Vec<OutboundSettings>,
     /// Where the HTTP proxy (absolute form, Host, CONNECT) listens; `None`: no proxy.
     pub proxy_listen: Option<SocketAddr>,
+    /// What the kernel leads here although it was meant for somebody else; `None`: nothing.
+    pub intercept: Option<InterceptSettings>,
     /// Where health, metrics and drain are served.
     pub admin_listen: SocketAddr,
     /// The control plane's mTLS address; `None`: records and identity come through the API only.
@@ -84,6 +86,28 @@ pub struct OutboundSettings {
     pub port: u16,
     /// The loopback address the application calls.
     pub listen: SocketAddr,
+}
+
+/// Connections that the kernel leads here; the rules for it are not made by the engine.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterceptSettings {
+    /// Where those of the application arrive, one address for each IP version.
+    pub outbound: Vec<SocketAddr>,
+    /// Where those to the application arrive; `None`: they are not intercepted.
+    pub inbound: Option<SocketAddr>,
+    /// Where questions to resolvers arrive, by UDP and TCP; empty: DNS is left alone.
+    pub dns: Vec<SocketAddr>,
+    /// Names the resolvers that answer for what is not of the mesh.
+    pub resolv_conf: PathBuf,
+    /// Whether those to the application keep their destination as the local address, and the
+    /// application is called in the client's name.
+    pub tproxy: bool,
+    /// Whether destinations that are not of the mesh are refused.
+    pub mesh_only: bool,
+    /// The mark that tells the sidecar's own connections from the application's; `None`: they
+    /// are told by their user.
+    pub mark: Option<u32>,
 }
 
 /// How readiness of the application is probed.

@@ -1,7 +1,7 @@
 //! What all threads of a sidecar share: records in force, identity, counters, events.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -65,6 +65,8 @@ pub struct Shared {
     pub draining: watch::Sender<bool>,
     /// Which open connections should end.
     pub closing: watch::Sender<Closing>,
+    /// Questions of DNS that are being answered.
+    pub dns_queries: AtomicU32,
     /// Those among the open connections that came from other sidecars.
     pub inbound_connections: AtomicI64,
     pub(crate) admin: std::sync::OnceLock<String>,
@@ -118,6 +120,7 @@ impl Shared {
             connected: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(Closing::Nothing),
+            dns_queries: AtomicU32::new(0),
             inbound_connections: AtomicI64::new(0),
             admin: std::sync::OnceLock::new(),
             description: std::sync::OnceLock::new(),

@@ -120,6 +120,7 @@ async fn dial(
             http2: false,
             connect_timeout: Duration::from_millis(traffic.connect_timeout_ms),
             limits: None,
+            source: None,
         };
         let started = now_us();
         let connected = connect(worker, &target, Alpn::Tcp).await;
@@ -168,7 +169,7 @@ where
 }
 
 /// Copy both ways until both sides have ended, or either broke.
-async fn copy<A>(mut near: A, far: Stream, seen: Observation)
+pub async fn copy<A>(mut near: A, far: Stream, seen: Observation)
 where
     A: AsyncRead + AsyncWrite + Unpin,
 {

@@ -252,6 +252,7 @@ impl Journey<'_> {
                 Arc::clone(&self.backend.service),
                 self.plan.traffic.limits.clone(),
             )),
+            source: None,
         })
     }
 

@@ -39,6 +39,8 @@ class RunOptions:
     depends_on: tuple[str, ...] = ()
     service_port: int = 80
     probe_path: str | None = None
+    transparent: bool = False
+    """Whether the sidecar intercepts what is sent from this network namespace."""
     color: bool = False
 
 
@@ -63,6 +65,7 @@ def run(options: RunOptions) -> int:
         single=True,
         joined_hub=hub,
         suffix=suffix,
+        transparent=options.transparent,
     )
     try:
         return asyncio.run(_run(settings))

@@ -49,6 +49,8 @@ class LocalMesh:
     """The id that marks all processes of this run."""
     settings: Mapping[str, str]
     """`trust_domain` and `access_log`."""
+    transparent: bool = False
+    """Whether the sidecar intercepts what is sent from this network namespace."""
 
 
 class Sidecar:
@@ -136,6 +138,8 @@ class Sidecar:
         settings = sidecar_settings(
             self._replica, self._mesh.home, self._mesh.hub, self._listen, self._mesh.settings
         )
+        if self._mesh.transparent:
+            settings["transparent"] = {"outbound_only": True}
         folder = self._mesh.home.sidecar(self._replica.name)
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "settings.json").write_text(json.dumps(settings, indent=1))

@@ -73,6 +73,8 @@ class RunSettings:
     """The hub of a control plane that runs already; None starts one."""
     suffix: str = ""
     """What replicas are called instead of a number, so that two runs of an app differ."""
+    transparent: bool = False
+    """Whether sidecars intercept what is sent from this network namespace: of one, not several."""
     path_first: Path | None = None
     """A folder that apps find programs in before all others."""
 
@@ -104,6 +106,7 @@ class Supervisor:
             plane_ready=asyncio.Event(),
             hub=settings.joined_hub or f"127.0.0.1:{ports.take('hub')}",
             run=self.run,
+            transparent=settings.transparent,
             settings={
                 "trust_domain": mesh_settings.trust_domain,
                 "access_log": mesh_settings.access_log,

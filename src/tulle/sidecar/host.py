@@ -29,13 +29,21 @@ EVENT_WAIT_MS = 60_000
 TOKEN_BYTES_MAX = 4096
 STDOUT = 1
 
+_intercept: list[str] = []
+"""The command of `main`; any thread may find that the process ends."""
 
-def main(settings: str, state_dir: str, roots: str, token_fd: int) -> None:
+
+def main(
+    settings: str, state_dir: str, roots: str, token_fd: int, intercept: tuple[str, ...]
+) -> None:
     """Run until a signal or the engine's end.
 
     *settings* is the file of the engine's settings, *roots* the file of certificates to trust
     before joining ("" if joining is done), *token_fd* what to read the token from, -1 for none.
+    *intercept* is the command that leads traffic here with `up`, and no longer with `down`;
+    empty where traffic is not intercepted.
     """
+    _intercept.extend(intercept)
     # Blocked before the engine makes its threads, which inherit it: only sigwait gets them.
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -55,7 +63,7 @@ def main(settings: str, state_dir: str, roots: str, token_fd: int) -> None:
         engine.drain()
         signal.sigwait(signals)
     engine.stop()
-    os._exit(0)
+    _exit(0)
 
 
 def _serve(engine: Engine, roots: str, token_fd: int, started: _thread.LockType) -> NoReturn:
@@ -63,6 +71,8 @@ def _serve(engine: Engine, roots: str, token_fd: int, started: _thread.LockType)
     try:
         token = _read_token(token_fd)
         how = engine.join(token, _read(roots).decode() if roots else None, JOIN_SECONDS)
+        if _intercept:
+            _lead_here()
         emit(b'{"event":"joined","how":"%s"}' % how.encode())
         engine.start()
         started.acquire()
@@ -73,9 +83,24 @@ def _serve(engine: Engine, roots: str, token_fd: int, started: _thread.LockType)
             emit(event)
             if b'"drained"' in event:
                 engine.stop()
-                os._exit(0)
+                _exit(0)
     except (EngineError, OSError) as error:
         _fail(error)
+
+
+def _lead_here() -> None:
+    """Lead traffic here; the command tells what went wrong itself."""
+    command = [*_intercept, "up", str(os.getpid())]
+    pid = os.posix_spawn(command[0], command, os.environ)
+    if os.waitpid(pid, 0)[1]:
+        _exit(1)
+
+
+def _exit(code: int) -> NoReturn:
+    """End; where traffic is led here, by becoming the program that ends that."""
+    if _intercept:
+        os.execv(_intercept[0], [*_intercept, "down", str(code)])  # noqa: S606
+    os._exit(code)
 
 
 def emit(event: bytes) -> None:
@@ -120,4 +145,4 @@ def _fail(error: Exception) -> NoReturn:
     import json  # noqa: PLC0415  # this process ends; a running one never pays for it
 
     emit(json.dumps({"event": "failed", "error": str(error)}).encode())
-    os._exit(1)
+    _exit(1)

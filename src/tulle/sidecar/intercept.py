@@ -3,20 +3,27 @@
 A file in /run says who has set them up, so that whoever starts next finds what a crash has left.
 """
 
+import ipaddress
+import json
 import os
 import pwd
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from tulle.errors import SettingsError, StartError
+from tulle.errors import SettingsError, StartError, TulleError
 from tulle.sidecar import rules
 from tulle.sidecar.rules import Command, Interception
 
 CAP_NET_ADMIN: Final = 12
 COMMAND_SECONDS = 10.0
 """How long the kernel's tools may take; xtables waits for its lock."""
+OUTBOUND_PORT, INBOUND_PORT, DNS_PORT = 15001, 15006, 15053
+FILE = "intercept.json"
+"""In the state directory: what a sidecar was asked to intercept."""
 RESOLV_CONF = Path("/etc/resolv.conf")
 NETWORK = Path("/proc/self/ns/net")
 RUN = Path("/run/tulle")
@@ -28,11 +35,85 @@ class Holder(NamedTuple):
 
     pid: int
     started: str
+    owner: str
 
     @property
     def is_running(self) -> bool:
         """Whether it has not ended yet."""
         return _started(self.pid) == self.started
+
+
+def main(state_dir: str, words: list[str]) -> None:
+    """Lead traffic to the sidecar of *state_dir*: `up PID`; or no longer: `down EXIT-CODE`."""
+    folder, (verb, number) = Path(state_dir), words
+    try:
+        if verb == "up":
+            kept = json.loads((folder / FILE).read_text())
+            addresses = json.loads((folder / "sidecar.json").read_text())["addresses"]
+            set_up(interception(kept, _own_ports(addresses)), int(number), state_dir)
+        elif (holder := _holder()) is not None and holder.pid == os.getpid():
+            remove()  # else a successor has its own rules in force
+    except TulleError as error:
+        sys.stdout.write(json.dumps({"event": "failed", "error": str(error)}) + "\n")
+        sys.exit(1)
+    sys.exit(int(number) if verb == "down" else 0)
+
+
+def prepare(transparent: Mapping[str, Any], state_dir: Path) -> dict[str, Any]:
+    """Keep in *state_dir* what is asked for; return the engine's settings for it.
+
+    Raises:
+        SettingsError: a privilege or a tool is missing, or another sidecar has its rules here.
+    """
+    check_privilege()
+    _tool()
+    _check_free(None, str(state_dir))
+    (state_dir / FILE).write_text(json.dumps(transparent))
+    wanted = interception(transparent)
+    loopback = ("127.0.0.1", "[::1]")[: len(_families())]
+    everywhere = "[::]" if 6 in _families() else "0.0.0.0"
+    return {
+        "outbound": [f"{address}:{wanted.outbound}" for address in loopback],
+        "inbound": wanted.inbound and f"{everywhere}:{wanted.inbound}",
+        "dns": [f"{address}:{wanted.dns}" for address in loopback if wanted.dns],
+        "resolv_conf": str(RESOLV_CONF),
+        "tproxy": wanted.tproxy,
+        "mesh_only": transparent.get("mesh_only", False),
+        "mark": rules.MARK,
+    }
+
+
+def interception(transparent: Mapping[str, Any], own_ports: Iterable[int] = ()) -> Interception:
+    """Return what *transparent* asks for: fields of Interception, `outbound_only`, `mesh_only`.
+
+    Raises:
+        SettingsError: a field is unknown, or no list of addresses.
+    """
+    fields = dict(transparent)
+    fields.pop("mesh_only", None)
+    inbound = None if fields.pop("outbound_only", False) else INBOUND_PORT
+    dns = None if rules.DNS in fields.get("exclude_ports", ()) else DNS_PORT
+    try:
+        fields["exclude_cidrs"] = [
+            str(ipaddress.ip_network(cidr)) for cidr in fields.get("exclude_cidrs", ())
+        ]
+        return Interception(
+            outbound=OUTBOUND_PORT,
+            inbound=inbound,
+            dns=dns,
+            resolvers=resolvers(),
+            own_ports=tuple(own_ports),
+            **fields,
+        )
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"transparent: {error}") from None
+
+
+def _own_ports(addresses: Mapping[str, Any]) -> list[int]:
+    """Return the ports of the sidecar's listeners that other machines may call."""
+    own = [one["listen"] for one in addresses["inbound"]]
+    own += [addresses[name] for name in ("admin", "proxy") if addresses[name]]
+    return [int(address.rpartition(":")[2]) for address in own]
 
 
 def plan(wanted: Interception) -> str:
@@ -52,10 +133,11 @@ def plan(wanted: Interception) -> str:
     return "\n".join([*lines, ""])
 
 
-def set_up(wanted: Interception, pid: int | None = None) -> None:
+def set_up(wanted: Interception, pid: int | None = None, owner: str = "") -> None:
     """Put *wanted* in force, in place of what was there.
 
-    *pid* is the sidecar that it is for; None keeps it until somebody removes it.
+    *pid* is the sidecar that it is for; None keeps it until somebody removes it. *owner* is the
+    same for a sidecar and its successor.
 
     Raises:
         SettingsError: a privilege or a tool is missing, or another sidecar has its rules here.
@@ -63,13 +145,8 @@ def set_up(wanted: Interception, pid: int | None = None) -> None:
     """
     check_privilege()
     tool = _tool()
-    holder = _holder()
-    if holder is not None and holder.pid != pid and holder.is_running:
-        raise SettingsError(
-            f"process {holder.pid} intercepts this network namespace already; "
-            "stop it, or give the other workload a network namespace of its own"
-        )
-    _write_holder(pid)
+    _check_free(pid, owner)
+    _write_holder(pid, owner)
     try:
         if tool == "nft":
             _run(("nft", "-f", "-"), rules.nft_script(wanted))
@@ -77,7 +154,7 @@ def set_up(wanted: Interception, pid: int | None = None) -> None:
             for version in _families():
                 _restore(wanted, version)
         for version in _families():
-            for command in rules.unroutes(version):
+            for command in rules.tproxy_unroutes(version):
                 _try(command)
             for command in rules.routes(wanted, version):
                 _run(command)
@@ -114,7 +191,13 @@ def remove_leftover() -> bool:
     holder = _holder()
     if holder is None or holder.is_running:
         return False
-    remove()
+    try:
+        remove()
+    except SettingsError:
+        raise SettingsError(
+            f"process {holder.pid} has ended and still intercepts this network namespace; "
+            "as root: tulle intercept down"
+        ) from None
     return True
 
 
@@ -207,9 +290,7 @@ def _unhook(tool: str, table: str, hook: str) -> list[Command]:
 
 
 def _run(command: Command, script: str = "") -> None:
-    ended = subprocess.run(
-        command, input=script, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS
-    )
+    ended = _execute(command, script)
     if ended.returncode:
         said = ended.stderr.strip().partition("\n")[0]
         raise StartError(f'the kernel refuses to intercept traffic: "{" ".join(command)}": {said}')
@@ -217,15 +298,26 @@ def _run(command: Command, script: str = "") -> None:
 
 def _try(command: Command) -> str:
     """Run *command*, which may have nothing to do; return its output, "" if it failed."""
-    ended = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS
-    )
+    ended = _execute(command)
     return ended.stdout if ended.returncode == 0 else ""
 
 
 def _succeeds(command: Command) -> bool:
-    quiet = subprocess.DEVNULL
-    return subprocess.call(command, stdout=quiet, stderr=quiet, timeout=COMMAND_SECONDS) == 0
+    return _execute(command).returncode == 0
+
+
+def _execute(command: Command, script: str = "") -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            input=script,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise StartError(f'"{" ".join(command)}" takes longer than {COMMAND_SECONDS} s') from None
 
 
 def _holder_file() -> Path:
@@ -237,17 +329,29 @@ def _holder_file() -> Path:
 def _holder() -> Holder | None:
     """Return whom the rules here are for; None for nobody in particular."""
     try:
-        pid, started = _holder_file().read_text().split()
+        pid, started, owner = _holder_file().read_text().split(" ", 2)
     except (OSError, ValueError):
         return None
-    return Holder(int(pid), started)
+    return Holder(int(pid), started, owner)
 
 
-def _write_holder(pid: int | None) -> None:
+def _check_free(pid: int | None, owner: str) -> None:
+    """Raise SettingsError if the rules here are for another sidecar that runs."""
+    holder = _holder()
+    if holder is None or holder.pid == pid or (owner and holder.owner == owner):
+        return
+    if holder.is_running:
+        raise SettingsError(
+            f"process {holder.pid} intercepts this network namespace already; "
+            "stop it, or give the other workload a network namespace of its own"
+        )
+
+
+def _write_holder(pid: int | None, owner: str) -> None:
     file = _holder_file()
     try:
         file.parent.mkdir(mode=0o755, exist_ok=True)
-        file.write_text("" if pid is None else f"{pid} {_started(pid)}")
+        file.write_text("" if pid is None else f"{pid} {_started(pid)} {owner}")
     except OSError as error:
         raise SettingsError(
             f'"{file}" cannot be written: {error.strerror}; set XDG_RUNTIME_DIR to a folder of yours'

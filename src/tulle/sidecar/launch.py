@@ -8,10 +8,12 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tulle.errors import SettingsError
+from tulle.sidecar import intercept
 
 ENGINE_FILE = "engine.json"
 SIDECAR_FILE = "sidecar.json"
@@ -32,12 +34,16 @@ def host_command(settings: Path, token_fd: int | None) -> list[str]:
 
 
 def exec_host(
-    settings: Path, token_fd: int | None = None, token_file: Path | None = None
+    settings: Path,
+    token_fd: int | None = None,
+    token_file: Path | None = None,
+    transparent: Mapping[str, Any] | None = None,
 ) -> NoReturn:
     """Replace this process by the host of *settings*.
 
     The token comes from the inherited descriptor *token_fd* or from *token_file*; without either
-    the sidecar starts with the identity it has kept.
+    the sidecar starts with the identity it has kept. *transparent* takes the place of what the
+    settings say of interception, fields as `intercept.wanted` reads them.
 
     Raises:
         SettingsError: a file cannot be read, or the settings lack what every sidecar needs.
@@ -48,9 +54,16 @@ def exec_host(
         given = json.loads(settings.read_bytes())
         state_dir = Path(given["state_dir"])
         roots = given.pop("roots_pem_path")
+        written = given.pop("transparent", None)
+        transparent = written if transparent is None else transparent
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for change in keep_ports(given, state_dir):
             sys.stdout.write(f"{json.dumps(change)}\n")
+        intercept.remove_leftover()
+        command: tuple[str, ...] = ()
+        if transparent is not None:
+            given["intercept"] = intercept.prepare(transparent, state_dir)
+            command = intercept_command(state_dir)
         engine_file = state_dir / ENGINE_FILE
         engine_file.write_text(json.dumps(given))
     except (OSError, ValueError) as error:
@@ -66,11 +79,19 @@ def exec_host(
     boot = BOOT.format(
         root=ROOT,
         module="tulle.sidecar.host",
-        arguments=f"{str(engine_file)!r}, {str(state_dir)!r}, {roots or ''!r}, {token}",
+        arguments=f"{str(engine_file)!r}, {str(state_dir)!r}, {roots or ''!r}, {token}, {command}",
     )
     os.execve(  # noqa: S606
         sys.executable, [sys.executable, "-I", "-S", "-c", boot], os.environ | ENVIRONMENT
     )
+
+
+def intercept_command(state_dir: Path) -> tuple[str, ...]:
+    """Return the command that leads traffic to the sidecar of *state_dir*, or no longer."""
+    boot = BOOT.format(
+        root=ROOT, module="tulle.sidecar.intercept", arguments=f"{str(state_dir)!r}, sys.argv[1:]"
+    )
+    return (sys.executable, "-I", "-S", "-c", boot)
 
 
 def main(settings: str, token_fd: int | None) -> None:

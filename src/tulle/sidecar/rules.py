@@ -23,7 +23,7 @@ ROUTE_TABLE = 7475
 """Number of the routing table that delivers it, and priority of the rule that leads there."""
 VIRTUAL = ("240.240.0.0/16", "fd74:756c:6c65::/112")
 """Where the addresses of services are; a route lets programs connect without a default route."""
-DNS = 53
+DNS, SSH = 53, 22
 HOOKS = (
     ("nat", "OUTPUT"),
     ("nat", "PREROUTING"),
@@ -53,7 +53,7 @@ class Interception:
     """Listeners of the sidecar that others call."""
     exclude_ports: tuple[int, ...] = ()
     """Of destinations that are called directly."""
-    exclude_inbound_ports: tuple[int, ...] = ()
+    exclude_inbound_ports: tuple[int, ...] = (SSH,)
     """Of programs here that are called directly."""
     exclude_cidrs: tuple[str, ...] = ()
     """Destinations that are called directly, IPv4 or IPv6."""
@@ -208,7 +208,7 @@ def restore_script(tables: dict[str, dict[str, list[str]]], hooked: Iterable[str
 
 
 def routes(wanted: Interception, version: int) -> list[Command]:
-    """Return the `ip` commands to run after `unroutes`."""
+    """Return the `ip` commands to run after `tproxy_unroutes`."""
     ip = ("ip", f"-{version}")
     virtual, loopback = (VIRTUAL[0], "127.0.0.1") if version == 4 else (VIRTUAL[1], "::1")
     commands: list[Command] = [(*ip, "route", "replace", virtual, "dev", "lo", "src", loopback)]
@@ -224,9 +224,14 @@ def routes(wanted: Interception, version: int) -> list[Command]:
 
 def unroutes(version: int) -> list[Command]:
     """Return the `ip` commands that undo `routes`; each fails where there is nothing to undo."""
+    virtual = VIRTUAL[0] if version == 4 else VIRTUAL[1]
+    return [("ip", f"-{version}", "route", "del", virtual, "dev", "lo"), *tproxy_unroutes(version)]
+
+
+def tproxy_unroutes(version: int) -> list[Command]:
+    """Return those of them that are about TPROXY; the others are replaced without a gap."""
     ip = ("ip", f"-{version}")
     return [
-        (*ip, "route", "del", VIRTUAL[0] if version == 4 else VIRTUAL[1], "dev", "lo"),
         (*ip, "route", "flush", "table", str(ROUTE_TABLE)),
         (*ip, "rule", "del", "priority", str(ROUTE_TABLE)),
     ]

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,13 +17,14 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::Timing;
+use crate::intercept;
 use crate::tls::{session_name, verified_peer};
 
 /// What may be on its way to us unread; records are read as they come, so little is enough.
@@ -124,7 +126,7 @@ impl Link {
         timing: &Timing,
     ) -> Result<Self, LinkError> {
         let said = |error: &dyn Error| format!("{address}: {}", with_causes(error));
-        let tcp = TcpStream::connect(address)
+        let tcp = dial(address)
             .await
             .map_err(|error| LinkError::unreachable(said(&error)))?;
         let remote = tcp
@@ -248,4 +250,15 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+/// Connect to the first of the addresses of `host:port` that answers.
+async fn dial(address: &str) -> io::Result<TcpStream> {
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for one in lookup_host(address).await? {
+        match intercept::connect(one, None).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }

@@ -6,6 +6,7 @@ pub mod matcher;
 pub mod service;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -31,6 +32,16 @@ impl Directory {
     /// The service of this name, if the sidecar uses it.
     pub fn get(&self, name: &str) -> Option<Arc<Service>> {
         self.services.load().get(name).cloned()
+    }
+
+    /// The service that `address` stands for. A look at each: only new connections ask.
+    pub fn by_address(&self, address: IpAddr) -> Option<Arc<Service>> {
+        let stands_for = |service: &&Arc<Service>| {
+            let plan = service.plan();
+            plan.as_ref()
+                .is_some_and(|plan| plan.addresses.contains(&address))
+        };
+        self.services.load().values().find(stands_for).cloned()
     }
 
     /// The service of this key, made unknown when it is new. `true`: it is new.
@@ -69,6 +80,16 @@ impl Directory {
             .store(true, std::sync::atomic::Ordering::Relaxed);
         self.services.store(Arc::new(next));
         Some(removed)
+    }
+
+    /// How many services there are.
+    pub fn len(&self) -> usize {
+        self.services.load().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// All services.

@@ -1,5 +1,6 @@
 //! A service as the request path needs it: routes compiled, backends resolved, counters beside.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
@@ -45,7 +46,7 @@ pub struct Service {
     pub load: ServiceLoad,
     /// Seconds of the engine's clock when it was last asked for.
     pub last_used_s: AtomicU64,
-    /// Declared in the settings, thus never dropped.
+    /// Declared in the settings, or its address was told: it is never dropped.
     pub declared: AtomicBool,
     /// Taken out of the directory: caches must look again.
     pub retired: AtomicBool,
@@ -143,6 +144,8 @@ impl Service {
 /// A compiled service record, as this sidecar sees it.
 #[derive(Debug)]
 pub struct ServicePlan {
+    /// Stand for the service where traffic is intercepted.
+    pub addresses: Vec<IpAddr>,
     /// Ports, ascending.
     pub ports: Vec<PortPlan>,
     /// Balancing and resilience.
@@ -291,6 +294,7 @@ impl ServicePlan {
             })
             .collect::<Result<_, _>>()?;
         Ok(ServicePlan {
+            addresses: record.addresses.clone(),
             ports,
             traffic: record.traffic.clone(),
         })

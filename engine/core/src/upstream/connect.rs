@@ -12,6 +12,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use super::Target;
 use super::stream::Stream;
 use crate::error::{Error, Reason};
+use crate::intercept;
 use crate::plan::service::Service;
 use crate::record::Limits;
 use crate::steps::limit::try_take;
@@ -109,7 +110,9 @@ async fn connect_now(worker: &Rc<Worker>, target: &Target, alpn: Alpn) -> Result
             format!("{}: {error}", target.address),
         )
     };
-    let tcp = TcpStream::connect(target.address).await.map_err(failed)?;
+    let tcp = intercept::connect(target.address, target.source)
+        .await
+        .map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
     match &target.identity {
         None => Ok(Connected {

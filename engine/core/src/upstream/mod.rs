@@ -7,7 +7,7 @@ pub mod http2;
 pub mod pool;
 pub mod stream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub struct Target {
     pub connect_timeout: Duration,
     /// Counts connections against the service's limits; `None`: the own application.
     pub limits: Option<(Arc<Service>, Limits)>,
+    /// The client in whose name to connect; `None`: in our own.
+    pub source: Option<IpAddr>,
 }
 
 /// A response and, over HTTP/1.1, the connection that still carries its body.

@@ -37,6 +37,11 @@ PROTOCOLS = ("http", "http2", "grpc", "tcp")
     help="Give the program a local address of SERVICE in its environment; repeatable.",
 )
 @click.option("--probe", "probe_path", metavar="PATH", help="HTTP path that tells readiness.")
+@click.option(
+    "--transparent",
+    is_flag=True,
+    help="Lead all that is sent from this network namespace through the mesh, until the end.",
+)
 @namespace_option
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
@@ -50,14 +55,20 @@ def command(
     labels: tuple[str, ...],
     depends_on: tuple[str, ...],
     probe_path: str | None,
+    transparent: bool,
     program: tuple[str, ...],
 ) -> None:
     """Run PROGRAM with a sidecar beside it; exits with the program's code.
 
     Its HTTP_PROXY points to the sidecar, so http://cart/ reaches the service
     cart. Joins the control plane of this folder, or starts one for as long as
-    the program runs.
+    the program runs. With --transparent, which needs root or CAP_NET_ADMIN,
+    the program need not honour HTTP_PROXY.
     """
+    from tulle.sidecar.intercept import check_privilege
+
+    if transparent:
+        check_privilege()
     from tulle.local.run import RunOptions, run
 
     if service is not None and port is None:
@@ -77,6 +88,7 @@ def command(
         depends_on=depends_on,
         service_port=service_port,
         probe_path=probe_path,
+        transparent=transparent,
         color=colour_enabled(sys.stderr),
     )
     sys.exit(run(options))

@@ -1,0 +1,312 @@
+//! DNS for the application: names of services are answered with the addresses that stand for
+//! them, all else is asked of this machine's resolvers.
+
+pub mod message;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+
+use crate::discover;
+use crate::error::Reason;
+use crate::intercept;
+use crate::listen::{Closing, closed};
+use crate::plan::service::Known;
+use crate::plan::{Directory, SERVICES_MAX};
+use crate::record::ServiceKey;
+use crate::settings::InterceptSettings;
+use crate::steps::limit::try_take;
+use crate::timer::{now_s, within};
+use crate::worker::Worker;
+use message::{A, AAAA, Code, Question};
+
+/// Most questions of a sidecar that are being answered; further ones are dropped, and asked again.
+pub const QUERIES_MAX: u32 = 512;
+/// Most services held for names to be asked of the control plane: programs may ask for any number
+/// of names of the world, and must not fill the room for the services that are called.
+const ASKED_MAX: usize = SERVICES_MAX / 2;
+/// Longest wait for one resolver.
+const TRY_TIME: Duration = Duration::from_secs(2);
+/// Most resolvers asked, one after the other; as many as the C library reads.
+const RESOLVERS_MAX: usize = 3;
+/// Longest time that a TCP connection may say nothing.
+const IDLE_TIME: Duration = Duration::from_secs(10);
+/// Longest datagram taken from a resolver; what is longer is asked for by TCP.
+const DATAGRAM_MAX: usize = 4096;
+/// The port of DNS.
+const PORT: u16 = 53;
+
+/// A place among the questions that are being answered.
+struct Permit<'a>(&'a AtomicU32);
+
+impl<'a> Permit<'a> {
+    fn take(worker: &'a Worker) -> Option<Permit<'a>> {
+        let open = &worker.shared.dns_queries;
+        try_take(open, QUERIES_MAX).then(|| Permit(open))
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Answer datagrams until the sidecar closes.
+pub async fn serve_udp(worker: Rc<Worker>, socket: std::net::UdpSocket) {
+    let Ok(socket) = UdpSocket::from_std(socket).map(Rc::new) else {
+        return;
+    };
+    let mut closing = worker.shared.closing.subscribe();
+    let mut datagram = vec![0; DATAGRAM_MAX];
+    loop {
+        let received = tokio::select! {
+            received = socket.recv_from(&mut datagram) => received,
+            () = closed(&mut closing, Closing::All) => return,
+        };
+        // What a client no longer waits for comes back as an error of the next call.
+        let Ok((length, client)) = received else {
+            continue;
+        };
+        let (worker, socket) = (Rc::clone(&worker), Rc::clone(&socket));
+        let query = datagram[..length].to_vec();
+        tokio::task::spawn_local(async move {
+            let Some(_permit) = Permit::take(&worker) else {
+                return;
+            };
+            if let Some(reply) = reply(&worker, &query, Transport::Udp).await {
+                // A client that has gone asks nobody again.
+                let _sent = socket.send_to(&reply, client).await;
+            }
+        });
+    }
+}
+
+/// Answer the questions of a connection, one after the other.
+pub async fn serve_tcp(worker: &Rc<Worker>, mut stream: TcpStream) {
+    loop {
+        let read = within(IDLE_TIME, Box::pin(read_message(&mut stream))).await;
+        let Some(Ok(query)) = read else { return };
+        let Some(_permit) = Permit::take(worker) else {
+            return;
+        };
+        let Some(reply) = reply(worker, &query, Transport::Tcp).await else {
+            return;
+        };
+        let sent = within(IDLE_TIME, Box::pin(write_message(&mut stream, &reply))).await;
+        if !matches!(sent, Some(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// How a question came, and is passed on.
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// What is known of a name.
+enum Verdict {
+    /// It is a service's, which has these addresses.
+    Addresses(Vec<IpAddr>),
+    /// It could only be a service's, and there is none.
+    NoSuchName,
+    /// It could only be a service's, and the control plane does not answer.
+    Failed,
+    /// Others have to tell.
+    Unknown,
+}
+
+async fn reply(worker: &Rc<Worker>, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    let question = match message::read(query) {
+        Ok(question) => question,
+        Err(code) => return code.map(|code| message::refusal(query, None, code)),
+    };
+    let verdict = match &question.name {
+        Some(name) if question.is_internet => Box::pin(look_up(worker, name)).await,
+        _ => Verdict::Unknown,
+    };
+    Some(match verdict {
+        Verdict::Addresses(mut addresses) => {
+            addresses.retain(|address| match address {
+                IpAddr::V4(_) => question.kind == A,
+                IpAddr::V6(_) => question.kind == AAAA && speaks_ipv6(worker),
+            });
+            message::answer(query, &question, Code::Fine, &addresses)
+        }
+        Verdict::NoSuchName => message::answer(query, &question, Code::NoSuchName, &[]),
+        Verdict::Failed => message::refusal(query, Some(&question), Code::Failed),
+        Verdict::Unknown => match forward(worker, query, &question, transport).await {
+            Some(reply) => reply,
+            None => message::refusal(query, Some(&question), Code::Failed),
+        },
+    })
+}
+
+/// Whether a program could connect to an IPv6 address.
+fn speaks_ipv6(worker: &Worker) -> bool {
+    let intercept = worker.shared.settings.intercept.as_ref();
+    intercept.is_some_and(|intercept| intercept.outbound.iter().any(SocketAddr::is_ipv6))
+}
+
+async fn look_up(worker: &Rc<Worker>, name: &str) -> Verdict {
+    let Some((key, labels)) =
+        discover::parse_name(name, &worker.shared.settings.workload.namespace)
+    else {
+        return Verdict::Unknown;
+    };
+    if !may_ask(&worker.shared.directory, &key) {
+        return Verdict::Unknown;
+    }
+    let Some(service) = worker.shared.use_service(&key, false) else {
+        return Verdict::Unknown;
+    };
+    // `cart.shop` may be a name of the world as well, as `example.com` is: the world's names must
+    // not wait for a control plane that is away.
+    let only_ours = labels != 2;
+    let is_away = !worker.shared.connected.load(Relaxed);
+    if !only_ours && is_away && service.known() == Known::Asked {
+        return Verdict::Unknown;
+    }
+    match discover::plan(worker, &service).await {
+        // A headless service has no address of its own: who knows its workloads answers.
+        Ok(plan) if plan.addresses.is_empty() => Verdict::Unknown,
+        Ok(plan) => {
+            service.last_used_s.store(now_s(), Relaxed);
+            // Who was told the address may use it at any time.
+            service.declared.store(true, Relaxed);
+            Verdict::Addresses(plan.addresses.clone())
+        }
+        Err(error) if error.reason == Reason::UnknownService => match labels {
+            1 | 2 => Verdict::Unknown,
+            _ => Verdict::NoSuchName,
+        },
+        Err(_) if only_ours => Verdict::Failed,
+        Err(_) => Verdict::Unknown,
+    }
+}
+
+/// Whether a name may be asked of the control plane, or is known already.
+fn may_ask(directory: &Directory, key: &ServiceKey) -> bool {
+    directory.len() < ASKED_MAX || directory.get(key.as_str()).is_some()
+}
+
+/// The reply of the first resolver that gives one.
+async fn forward(
+    worker: &Worker,
+    query: &[u8],
+    question: &Question,
+    transport: Transport,
+) -> Option<Vec<u8>> {
+    let settings: &InterceptSettings = worker.shared.settings.intercept.as_ref()?;
+    for resolver in resolvers(&settings.resolv_conf) {
+        let address = SocketAddr::new(resolver, PORT);
+        let asked = match transport {
+            Transport::Udp => within(TRY_TIME, Box::pin(ask_udp(address, query, question))).await,
+            Transport::Tcp => within(TRY_TIME, Box::pin(ask_tcp(address, query))).await,
+        };
+        if let Some(Ok(reply)) = asked
+            && message::answers(&reply, query, question)
+        {
+            return Some(reply);
+        }
+    }
+    None
+}
+
+/// The resolvers in force now: the file is small, and changes when a laptop changes networks.
+fn resolvers(resolv_conf: &Path) -> Vec<IpAddr> {
+    let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok())?
+        })
+        .take(RESOLVERS_MAX)
+        .collect()
+}
+
+/// Ask by a socket, thus a port, of the question's own: nobody else can answer it.
+async fn ask_udp(address: SocketAddr, query: &[u8], question: &Question) -> io::Result<Vec<u8>> {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    intercept::mark(&socket)?;
+    socket.connect(address).await?;
+    socket.send(query).await?;
+    let mut reply = vec![0; DATAGRAM_MAX + 1];
+    loop {
+        let length = socket.recv(&mut reply).await?;
+        if message::answers(&reply[..length], query, question) {
+            reply.truncate(length);
+            break;
+        }
+    }
+    if reply.len() > DATAGRAM_MAX {
+        return Ok(message::truncated(query, question));
+    }
+    Ok(reply)
+}
+
+async fn ask_tcp(address: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = intercept::connect(address, None).await?;
+    write_message(&mut stream, query).await?;
+    read_message(&mut stream).await
+}
+
+async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut message = vec![0; usize::from(length)];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut framed = Vec::with_capacity(2 + message.len());
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::names::Names;
+
+    #[test]
+    fn names_of_the_world_leave_room_for_services() {
+        let (directory, names) = (Directory::default(), Names::default());
+        let key = |number: usize| ServiceKey::new("example", &format!("n{number}"));
+        for number in 0..ASKED_MAX {
+            assert!(may_ask(&directory, &key(number)), "{number}");
+            directory.get_or_add(&key(number), &names);
+        }
+
+        assert!(!may_ask(&directory, &key(ASKED_MAX)));
+        assert!(may_ask(&directory, &key(0)), "it is known");
+    }
+
+    #[test]
+    fn resolvers_are_the_first_three_addresses() {
+        let file = std::env::temp_dir().join(format!("tulle-resolv-{}", std::process::id()));
+        assert_eq!(resolvers(&file), [] as [IpAddr; 0]);
+        let text = "search a.example\nnameserver 10.0.0.1\n#nameserver 9.9.9.9\n\
+                    nameserver ::1\nnameserver name\nnameserver 10.0.0.3\nnameserver 10.0.0.4\n";
+        std::fs::write(&file, text).expect("a file");
+
+        let found: Vec<String> = resolvers(&file).iter().map(IpAddr::to_string).collect();
+        assert_eq!(found, ["10.0.0.1", "::1", "10.0.0.3"]);
+        std::fs::remove_file(&file).expect("it is there");
+    }
+}

@@ -1,0 +1,304 @@
+"""Programs that know nothing of the mesh, each on a machine of its own (a network namespace)."""
+
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.lan import Host, cable, missing, on
+from tests.e2e.mesh import APPS, BANNER, PEER, Mesh, Workload
+from tests.e2e.processes import Process, eventually
+
+reason = missing()
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(reason), reason=reason)]
+
+WORLD_PORT, EXCLUDED_PORT, UNDECLARED_PORT = 8081, 8082, 8083
+EXCLUDED_USER = 4711
+PLAINTEXT = """
+apiVersion: tulle.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: all}
+spec: {mtls: {mode: PERMISSIVE}}
+"""
+
+
+QUERIES_MAX = 512
+QUESTIONS = """
+import socket, struct, sys, time
+resolver, count = sys.argv[1], int(sys.argv[2])
+asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asker.setsockopt(socket.SOL_SOCKET, 33, 1 << 20)  # SO_RCVBUFFORCE
+asker.connect((resolver, 53))
+asker.settimeout(3)
+for number in range(count):
+    head = struct.pack(">HHHHHH", number, 256, 1, 0, 0, 0)
+    asker.send(head + bytes([5]) + b"n%04d" % number + bytes([7]) + b"example" + bytes([0, 0, 1, 0, 1]))
+    time.sleep(0.001)  # no faster than a socket's buffer is read
+failed = 0
+try:
+    while True:
+        failed += asker.recv(512)[3] & 15 == 2
+except TimeoutError:
+    print(failed)
+"""
+"""Asks many questions at once; prints how many got SERVFAIL, the others get nothing."""
+
+
+class Lan:
+    """Two callees, a caller, and a machine that is not of the mesh."""
+
+    def __init__(self, folder: Path, hosts: list[Host]) -> None:
+        """Start everything, and wait until it is ready."""
+        self._folder = folder
+        self.control, self.web_host, self.cart_host, self.till_host, self.world = hosts
+        self._processes = [
+            self._serve(self.world, "peer", "world", WORLD_PORT),
+            self._serve(self.world, "peer", "world", EXCLUDED_PORT),
+            self._serve(self.cart_host, "peer", "undeclared", UNDECLARED_PORT),
+        ]
+        self.resolver = self._serve(self.world, "resolver", "resolver", 53)
+        self.mesh = Mesh(folder, self.control)
+        self.shop = self.mesh.namespace("shop")
+        for name in ("cart", "till", "banner"):
+            self.shop.service(name, "tcp" if name == "banner" else "http")
+        self.web = self.start_web()
+        self.cart = self.shop.add("cart-1", PEER, host=self.cart_host, transparent={"tproxy": True})
+        self.till = self.shop.add("till-1", PEER, host=self.till_host, transparent={})
+        self.shop.add("banner-1", BANNER, host=self.control)
+        self.shop.settle()
+
+    def start_web(self, name: str = "web") -> Workload:
+        """Start the caller's sidecar."""
+        wanted = {
+            "exclude_ports": [EXCLUDED_PORT],
+            "exclude_cidrs": [f"{self.world.ipv6}/128"],
+            "exclude_uids": [EXCLUDED_USER],
+        }
+        return self.shop.add(name, host=self.web_host, transparent=wanted)
+
+    def curl(self, *words: str) -> str:
+        """Return what an unmodified curl gets on the caller's machine."""
+        return self.web_host.run("curl", "--silent", "--show-error", "--max-time", "10", *words)
+
+    def total(self, workload: Workload, host: Host, metric: str, *labels: str) -> int:
+        """Return the sum of the series of *metric* that have *labels*."""
+        text = host.run("curl", "--silent", f"http://{workload.admin}/metrics")
+        lines = re.findall(rf"^{metric}(.*) (\d+)$", text, re.MULTILINE)
+        return sum(int(value) for found, value in lines if all(one in found for one in labels))
+
+    def outside(self) -> int:
+        """Return how many connections the caller's sidecar has let out of the mesh."""
+        opened = "tulle_tcp_connections_opened_total"
+        return self.total(self.web, self.web_host, opened, 'service="outside"')
+
+    def stop(self) -> None:
+        """End everything."""
+        self.shop.stop()
+        self.mesh.stop()
+        for process in (*self._processes, self.resolver):
+            process.kill()
+
+    def _serve(self, host: Host, app: str, name: str, port: int) -> Process:
+        command = on(host, [sys.executable, "-I", str(APPS / f"{app}.py")])
+        environment = {"NAME": name, "PORT": str(port), "ADDRESS": host.ipv4}
+        return Process(command, self._folder / f"{name}-{port}.log", environment)
+
+
+@pytest.fixture(scope="module")
+def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+    with ExitStack() as stack:
+        hosts = stack.enter_context(cable(5, resolver=4))
+        lan = Lan(tmp_path_factory.mktemp("lan"), hosts)
+        stack.callback(lan.stop)
+        yield lan
+
+
+def dig(lan: Lan, *words: str) -> tuple[str, list[str]]:
+    """Return the status and the answers that a program on the caller's machine gets."""
+    answer = lan.web_host.run("dig", "+tries=1", "+time=9", *words)
+    status = re.search(r"status: (\w+)", answer)
+    assert status is not None, answer
+    answers = re.findall(r"^[^;\s]\S*\s+\d+\s+IN\s+(?:A|AAAA)\s+(\S+)$", answer, re.MULTILINE)
+    return status[1], answers
+
+
+@pytest.mark.parametrize(
+    "name", ["cart", "cart.shop", "cart.shop.svc", "cart.shop.svc.cluster.local"]
+)
+def test_a_program_calls_a_service_by_its_name_with_mutual_tls(lan: Lan, name: str) -> None:
+    requests = ("tulle_requests_total", 'direction="inbound"', 'mtls="true"', 'source="shop/web"')
+    before = lan.total(lan.cart, lan.cart_host, *requests)
+
+    assert lan.curl(f"http://{name}/").split() == ["cart-1", "127.0.0.1", name]
+    assert lan.total(lan.cart, lan.cart_host, *requests) == before + 1
+
+
+def test_ipv6_works_as_well(lan: Lan) -> None:
+    assert lan.curl("-6", "http://till/").split()[0] == "till-1"
+
+
+def test_a_tcp_service_may_speak_first(lan: Lan) -> None:
+    program = "import socket; print(socket.create_connection(('banner', 80)).recv(99).decode())"
+
+    assert lan.web_host.run(sys.executable, "-c", program).strip() == "banner-1"
+
+
+def test_what_is_not_of_the_mesh_passes_and_is_counted(lan: Lan) -> None:
+    before = lan.outside()
+
+    said = lan.curl(f"http://world.example:{WORLD_PORT}/").split()
+    assert said == ["world", lan.web_host.ipv4, f"world.example:{WORLD_PORT}"]
+    assert lan.outside() == before + 1
+
+
+def test_exclusions_go_round_the_sidecar(lan: Lan) -> None:
+    """By port, by address, by user; the same call without one does not."""
+    before = lan.outside()
+    user = ("setpriv", "--reuid", str(EXCLUDED_USER), "--clear-groups", "curl", "--silent")
+
+    lan.curl(f"http://{lan.world.ipv4}:{EXCLUDED_PORT}/")
+    lan.curl(f"http://[{lan.world.ipv6}]:{WORLD_PORT}/")
+    lan.web_host.run(*user, f"http://{lan.world.ipv4}:{WORLD_PORT}/")
+    assert lan.outside() == before
+    lan.curl(f"http://{lan.world.ipv4}:{WORLD_PORT}/")
+    assert lan.outside() == before + 1
+
+
+def test_the_real_port_is_behind_the_same_policy(lan: Lan) -> None:
+    """Strict closes it and every port that was not declared; plaintext opens both."""
+
+    def call(host: Host, port: str | int) -> list[str]:
+        command = ("curl", "--silent", "--max-time", "10", f"http://{host.ipv4}:{port}/")
+        return lan.world.tries(*command).stdout.split()[:2]
+
+    cart_port, till_port = (one.app_address.rpartition(":")[2] for one in (lan.cart, lan.till))
+    closed = [
+        call(lan.cart_host, cart_port),
+        call(lan.cart_host, UNDECLARED_PORT),
+        call(lan.till_host, till_port),
+    ]
+    assert closed == [[], [], []]
+
+    lan.shop.apply(PLAINTEXT)
+
+    # TPROXY keeps the client's address, REDIRECT does not.
+    assert call(lan.cart_host, cart_port) == ["cart-1", lan.world.ipv4]
+    assert call(lan.cart_host, UNDECLARED_PORT) == ["undeclared", lan.world.ipv4]
+    assert call(lan.till_host, till_port) == ["till-1", "127.0.0.1"]
+    lan.shop.delete("PeerAuthentication", "all", "tulle.dev/v1alpha1")
+    assert call(lan.cart_host, cart_port) == []
+
+
+REFUSED = ["127.0.0.1:15001", "[::1]:15001", "240.240.255.254", "[fd74:756c:6c65::fffe]"]
+
+
+@pytest.mark.parametrize("address", REFUSED)
+def test_a_loop_and_an_address_of_nobody_are_refused_at_once(lan: Lan, address: str) -> None:
+    refused = (lan.web, lan.web_host, "tulle_connections_refused_total")
+    before = lan.total(*refused)
+
+    ended = lan.web_host.tries("curl", "--silent", "--max-time", "5", f"http://{address}/")
+
+    assert ended.returncode in (52, 56), "an empty reply, or a reset"
+    assert lan.total(*refused) == before + 1
+
+
+def test_names_of_services_are_answered_the_same_everywhere(lan: Lan) -> None:
+    given = lan.mesh.plane.call("GET", "/tulle/v1/records/service/shop/cart")["addresses"]
+
+    for words in (("cart",), ("CART.shop",), ("+tcp", "cart.shop.svc.cluster.local")):
+        assert dig(lan, *words) == ("NOERROR", given[:1])
+        assert dig(lan, *words, "AAAA") == ("NOERROR", given[1:])
+    assert dig(lan, "cart", "MX") == ("NOERROR", [])
+    assert dig(lan, "nobody.shop.svc.cluster.local") == ("NXDOMAIN", [])
+
+
+def test_other_names_are_asked_of_the_resolver(lan: Lan) -> None:
+    for words in (("world.example",), ("+tcp", "world.example")):
+        assert dig(lan, *words) == ("NOERROR", [lan.world.ipv4])
+    assert dig(lan, "nobody.example") == ("NXDOMAIN", [])
+    assert dig(lan, "nobody") == ("NXDOMAIN", [])
+
+
+def test_what_waits_for_a_silent_resolver_is_bounded_in_number_and_time(lan: Lan) -> None:
+    lan.resolver.signal(signal.SIGSTOP)
+    try:
+        command = (sys.executable, "-c", QUESTIONS, lan.world.ipv4, str(QUERIES_MAX + 50))
+        failed = int(lan.web_host.run(*command))
+    finally:
+        lan.resolver.signal(signal.SIGCONT)
+
+    # A datagram may be lost on a busy machine; none above the bound is answered.
+    assert QUERIES_MAX - 12 <= failed <= QUERIES_MAX
+    answered = ("NOERROR", [lan.world.ipv4])
+    eventually(lambda: dig(lan, "world.example") == answered, "it has caught up")
+
+
+def test_a_sidecar_that_ends_leaves_nothing_and_one_that_crashed_is_cleaned_up_after(
+    lan: Lan,
+) -> None:
+    def in_force() -> str:
+        rules = lan.web_host.run("nft", "list", "ruleset")
+        routes = [lan.web_host.run("ip", version, "route") for version in ("-4", "-6")]
+        return rules + "".join(routes)
+
+    lan.shop.drain(lan.web)
+    nothing = in_force()
+    assert "tulle" not in nothing
+    assert "240.240" not in nothing
+
+    crashed = lan.start_web("web-crashed")
+    lan.shop.settle()
+    assert "table inet tulle" in in_force()
+    crashed.sidecar.kill()
+    assert "table inet tulle" in in_force()
+    lan.shop.add("web-plain", host=lan.web_host)  # its start finds the rules of nobody
+    lan.shop.settle()
+    assert in_force() == nothing
+
+    lan.web = lan.start_web("web-again")
+    lan.shop.settle()
+    assert lan.curl("http://cart/").split()[0] == "cart-1"
+
+
+def test_a_second_sidecar_of_one_machine_says_who_intercepts(lan: Lan) -> None:
+    second = lan.shop.add("second", host=lan.till_host, transparent={})
+
+    assert second.sidecar.wait() == 2
+    assert f"process {lan.till.sidecar.pid} intercepts" in second.sidecar.output
+    del lan.shop.workloads["second"]
+    assert lan.till.sidecar.running
+
+
+def test_tulle_run_intercepts_as_long_as_its_program_runs(lan: Lan, tmp_path: Path) -> None:
+    program = ("nft", "list", "table", "inet", "tulle")
+    command = (sys.executable, "-m", "tulle", "run", "--transparent", "--", *program)
+
+    ran = lan.world.run("env", f"TULLE_HOME={tmp_path}", *command)
+
+    assert "redirect to :15001" in ran
+    assert "tulle" not in lan.world.run("nft", "list", "tables")
+
+
+def test_a_dry_run_prints_the_rules_and_starts_nothing(lan: Lan) -> None:
+    settings = lan.till.folder / "settings.json"
+    command = (sys.executable, "-m", "tulle", "sidecar", "--settings", str(settings))
+
+    printed = lan.world.run(*command, "--transparent", "--mesh-only", "--dry-run")
+
+    assert "table inet tulle" in printed
+    assert "tulle" not in lan.world.run("nft", "list", "tables")
+
+
+def test_without_the_control_plane_names_are_answered_at_once(lan: Lan) -> None:
+    """The last test here: it ends the control plane."""
+    lan.curl("http://cart/")
+    lan.mesh.stop()
+    eventually(lambda: "disconnected" in lan.web.sidecar.output, "the sidecar noticed")
+
+    assert dig(lan, "+time=1", "other.example") == ("NXDOMAIN", [])
+    assert lan.curl("http://cart/").split()[0] == "cart-1"
