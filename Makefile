@@ -74,7 +74,7 @@ format: $(STAMPS)/packages-dev  ## Rewrite sources the way `check` wants them.
 
 .PHONY: bench
 bench: $(STAMPS)/engine-release $(STAMPS)/packages-bench bench/build/floor $(STAMPS)/load  ## Measure (about 20 minutes).
-	$(BIN)/python -m bench.run $(BENCH); one=$$?; $(BIN)/python -m bench.mesh; two=$$?; \
+	$(BIN)/python -m bench.run; one=$$?; $(BIN)/python -m bench.mesh; two=$$?; \
 	$(BIN)/python -m bench.readme && exit $$((one | two))
 
 .PHONY: bench-check

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bench.contender import Hop
 
 TYPES = "type.googleapis.com/envoy.extensions"
+SESSIONS = 64
 CONNECTION_MANAGER = f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
@@ -120,6 +121,8 @@ def _cluster(hop: Hop, *, h2: bool) -> dict[str, Any]:
         }
     if hop.tls_out is not None:
         cluster["transport_socket"] = _tls("Upstream", hop.tls_out, "server", hop, h2=h2)
+        # One is the default; it shows each once.
+        cluster["transport_socket"]["typed_config"]["max_session_keys"] = SESSIONS
     return cluster
 
 

@@ -31,6 +31,8 @@ pub struct Load {
     pub response_bytes: usize,
     /// Whether each request gets a connection of its own.
     pub fresh: bool,
+    /// Whether to count answers for which a TLS session was resumed.
+    pub resumes: bool,
     /// Mutual TLS; `None`: plaintext.
     pub tls: Option<Identity>,
 }
@@ -141,6 +143,7 @@ impl Arguments {
             request_bytes: self.parsed("request-bytes")?.unwrap_or(0),
             response_bytes: self.parsed("response-bytes")?.unwrap_or(0),
             fresh: self.flag("fresh")?,
+            resumes: self.flag("resume")?,
             tls: self.identity()?,
         })
     }

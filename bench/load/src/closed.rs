@@ -44,7 +44,7 @@ pub fn run(load: &Load) -> io::Result<Samples> {
                 Ok(Progress::Waiting) => continue,
                 Ok(Progress::Answered(true)) => {
                     samples.add(now - start);
-                    samples.resumed += u64::from(fleet.resumed(index));
+                    samples.resumed += u64::from(load.resumes && fleet.resumed(index));
                 }
                 Ok(Progress::Answered(false)) | Err(_) => samples.errors += 1,
             }

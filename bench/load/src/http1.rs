@@ -2,6 +2,7 @@
 
 use crate::arguments::Load;
 use crate::tls;
+use crate::upstream::RESUMED;
 use crate::wire::Wire;
 use rustix::event::epoll;
 use rustls::pki_types::ServerName;
@@ -120,6 +121,12 @@ pub fn content_length(head: &[u8]) -> Option<usize> {
         .and_then(|value| value.trim().parse().ok())
 }
 
+/// Whether a head has this line, in any case.
+pub fn has_line(head: &[u8], line: &str) -> bool {
+    head.split_inclusive(|byte| *byte == b'\n')
+        .any(|one| one.eq_ignore_ascii_case(line.as_bytes()))
+}
+
 impl Connection {
     /// Sends the request, as much of it as the socket takes now.
     pub fn send(&mut self) -> io::Result<()> {
@@ -232,9 +239,11 @@ impl Fleet {
         self.connections[index].drive(&mut self.chunk)
     }
 
-    /// Whether the connection with this number resumed a TLS session.
+    /// Whether a TLS session was resumed for the last answer: by the connection with this number,
+    /// or by the application's, which says so.
     pub fn resumed(&self, index: usize) -> bool {
-        self.connections[index].wire.resumed()
+        let Connection { wire, answer, .. } = &self.connections[index];
+        wire.resumed() || has_line(&answer.head, RESUMED)
     }
 
     /// Replaces a connection that is used up or broke.
@@ -269,7 +278,7 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, end_of_head, request};
+    use super::{Answer, end_of_head, has_line, request};
     use crate::arguments::Arguments;
 
     #[test]
@@ -301,6 +310,18 @@ mod tests {
         let (_, arguments) = Arguments::read(words).expect("the words are pairs");
         let load = arguments.load().expect("the options are right");
         String::from_utf8(request(&load)).expect("it is ASCII")
+    }
+
+    #[test]
+    fn a_line_is_found_in_any_case_and_only_whole() {
+        assert!(has_line(
+            b"GET / HTTP/1.1\r\nConnection: Close\r\n\r\n",
+            "connection: close\r\n"
+        ));
+        assert!(!has_line(
+            b"GET / HTTP/1.1\r\nx-connection: close\r\n\r\n",
+            "connection: close\r\n"
+        ));
     }
 
     #[test]

@@ -35,7 +35,7 @@ loads, each with --target ADDR --host NAME --connections N and --seconds S or --
   bulk           --request-bytes N: messages of N bytes over one connection
 
 closed, open and hold: --request-bytes N, --response-bytes N; --chain FILE --key FILE: mutual TLS,
---resume true: with resumed sessions";
+--resume true: sessions are resumed, and counted";
 
 fn main() -> ExitCode {
     match run() {
