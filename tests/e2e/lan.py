@@ -12,6 +12,12 @@ from pathlib import Path
 import pytest
 
 TOOLS = ("ip", "nft", "iptables", "ip6tables")
+PROBES = (
+    "nft 'add table inet a; add chain inet a b { type nat hook output priority 0; }'",
+    "iptables -t nat -A OUTPUT -p tcp -j REDIRECT",
+    "iptables -t mangle -A PREROUTING -p tcp -j TPROXY --on-port 1",
+)
+"""What a kernel without the modules refuses."""
 ETC = Path("/etc/netns")
 """Where `ip netns exec` finds files that a namespace sees in /etc."""
 _numbers = itertools.count()
@@ -39,15 +45,30 @@ def on(host: Host | None, command: Sequence[str]) -> list[str]:
     return [*(("ip", "netns", "exec", host.namespace) if host else ()), *command]
 
 
+def path_without_nft(folder: Path) -> str:
+    """Return a PATH with nothing in it but iptables and what else interception needs."""
+    for tool in ("ip", "iptables", "ip6tables"):
+        for program in (tool, f"{tool}-save", f"{tool}-restore"):
+            found = shutil.which(program)
+            if found and not (folder / program).is_symlink():
+                (folder / program).symlink_to(found)
+    return str(folder)
+
+
 def missing() -> str:
-    """Return why no namespace can be made here; empty if one can."""
+    """Return why these tests cannot run here; empty if they can."""
     if gone := [tool for tool in TOOLS if not shutil.which(tool)]:
         return f"{', '.join(gone)} missing"
     name = f"tulle-{os.getpid()}-probe"
-    made = subprocess.run(("ip", "netns", "add", name), capture_output=True, text=True, check=False)
-    if made.returncode:
-        return f"no network namespaces: {made.stderr.strip()}"
-    subprocess.run(("ip", "netns", "del", name), check=True)
+    probes: list[tuple[str, ...]] = [("ip", "netns", "add", name)]
+    probes += [("ip", "netns", "exec", name, "sh", "-c", probe) for probe in PROBES]
+    try:
+        for probe in probes:
+            made = subprocess.run(probe, capture_output=True, text=True, check=False)
+            if made.returncode:
+                return f"no {' '.join(probe)}: {made.stderr.strip()}"
+    finally:
+        subprocess.run(("ip", "netns", "del", name), capture_output=True, check=False)
     return ""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.lan import inside, missing, network_namespace
+from tests.e2e.lan import inside, missing, network_namespace, path_without_nft
 from tulle.errors import SettingsError
 from tulle.sidecar import intercept, rules
 from tulle.sidecar.rules import Interception
@@ -41,14 +41,7 @@ class Tulle:
 
     def __init__(self, namespace: str, tool: str, folder: Path) -> None:
         self.namespace = namespace
-        self.path = os.environ["PATH"]
-        if tool == "iptables":
-            for name in ("ip", "iptables", "ip6tables"):
-                for program in (name, f"{name}-save", f"{name}-restore"):
-                    for place in map(Path, ("/sbin", "/usr/sbin", "/bin")):
-                        if (place / program).exists() and not (folder / program).is_symlink():
-                            (folder / program).symlink_to(place / program)
-            self.path = str(folder)
+        self.path = os.environ["PATH"] if tool == "nft" else path_without_nft(folder)
         for save in ("iptables-save", "ip6tables-save"):
             inside(namespace, save)  # makes tables of its own
 
