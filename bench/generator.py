@@ -21,6 +21,9 @@ HOST = "echo.bench"
 RUN_SECONDS_MAX = 300
 """Longest run: the generator's own bound when it sends a number of requests."""
 
+GRACE_SECONDS = 15
+"""How long a run may take beyond the time it sends: most stalls end after five seconds each."""
+
 Option = float | str | bool
 
 
@@ -49,9 +52,13 @@ class Load:
         command = _words(self.command, contender, self.options | more)
         if core is not None:
             command = ["taskset", "--cpu-list", str(core), *command]
-        finished = subprocess.run(
-            command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX + 15, check=False
-        )
+        longest = float(more.get("seconds", RUN_SECONDS_MAX)) + GRACE_SECONDS
+        try:
+            finished = subprocess.run(
+                command, capture_output=True, text=True, timeout=longest, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise StartError(f"{contender.name} is stuck for {longest:g} s") from error
         if finished.returncode != 0:
             raise StartError(f"{contender.name}: {finished.stderr.strip()}")
         return Outcome(**json.loads(finished.stdout))

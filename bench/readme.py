@@ -24,6 +24,9 @@ PERFORMANCE: Final = ROOT / "docs" / "performance.md"
 BEGIN: Final = "<!-- numbers: python -m bench.readme -->\n"
 END: Final = "<!-- end of numbers -->\n"
 
+LOAD_ALONE_MAX: Final = 3.5
+"""Load average up to which the benchmark was alone on the machine: it keeps two cores busy."""
+
 CONTENDERS: Final = {
     "floor": "floor",
     "tulle": "**Tulle**",
@@ -44,7 +47,8 @@ def block(document: dict[str, Any]) -> str:
         *(_contender(rows, name) for name in present),
         "",
         *_mesh(rows),
-        f"{_origin(document)}; [how](bench/README.md), [goals](docs/performance.md).",
+        _origin(document),
+        "[How](bench/README.md) · [goals](docs/performance.md)",
     ]
     return "\n".join(lines) + "\n"
 
@@ -88,10 +92,13 @@ def _mesh(rows: Rows) -> list[str]:
 
 
 def _origin(document: dict[str, Any]) -> str:
-    machine = document["machine"]
-    return (
+    machine, load = document["machine"], document["method"].get("load_average", 0)
+    text = (
         f"Measured {document['written'][:10]} on {machine['cores']} cores of {machine['processor']}"
     )
+    if load > LOAD_ALONE_MAX:
+        text += f", beside other work (load average {load:g}): only ratios tell"
+    return f"{text}."
 
 
 UNITS: Final = {
@@ -113,7 +120,7 @@ def goals_block(document: dict[str, Any]) -> str:
     """Return the table of goals against what was measured."""
     lines = ["| workload | number | goal | measured | |", "|---|---|---|---:|---|"]
     lines += [_goal(verdict) for verdict in judge(GOALS, document["rows"])]
-    return "\n".join([*lines, "", f"{_origin(document)}."]) + "\n"
+    return "\n".join([*lines, "", _origin(document)]) + "\n"
 
 
 def _goal(verdict: Verdict) -> str:

@@ -19,11 +19,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import envoy, haproxy, memory, nginx, tulle, workers, workloads
 from bench.contender import Shape
 from bench.goals import GOALS
+from bench.process import StartError
 from bench.report import Report
 from bench.workloads import Bench
 
@@ -103,21 +104,30 @@ def main() -> int:
         seconds=options.seconds,
         report=Report(),
     )
-    begin = time.monotonic()
+    versions, begin, whole = _versions(chosen), time.monotonic(), True
     for name in options.workloads.split(","):
         print(f"{name}: {options.rounds} rounds of {options.seconds:g} s", file=sys.stderr)
-        WORKLOADS[name](bench)
-    method = {
-        "rounds": options.rounds,
-        "seconds_per_turn": options.seconds,
+        try:
+            WORKLOADS[name](bench)
+        except StartError as error:
+            print(f"{name} is not measured: {error}", file=sys.stderr)
+            whole = False
+        if not options.dry:
+            bench.report.save(versions, _method(bench, time.monotonic() - begin))
+    return 0 if bench.report.print(GOALS) and whole else 1
+
+
+def _method(bench: Bench, seconds: float) -> dict[str, Any]:
+    """Return how the numbers were measured."""
+    return {
+        "rounds": bench.rounds,
+        "seconds_per_turn": bench.seconds,
         "pinning": "contender on one core; generator and application on another"
         if bench.core is not None
         else "none: one core",
-        "seconds_in_all": round(time.monotonic() - begin, 1),
+        "seconds_in_all": round(seconds, 1),
+        "load_average": round(os.getloadavg()[1], 1),
     }
-    if not options.dry:
-        bench.report.save(_versions(chosen), method)
-    return 0 if bench.report.print(GOALS) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

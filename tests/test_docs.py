@@ -243,10 +243,16 @@ def test_numbers_that_were_not_measured_are_dashes() -> None:
     machine = {"processor": "P", "cores": 2}
     row = {"workload": "plain-http1-32c", "contender": "tulle"}
     measured = {"cpu_us_per_request": 20.4, "ratio_to_floor": 2.24}
-    document = {"rows": [row | measured], "written": "2026-01-02T03:04:05", "machine": machine}
+    document = {
+        "rows": [row | measured],
+        "written": "2026-01-02T03:04:05",
+        "machine": machine,
+        "method": {"load_average": 7.5},
+    }
 
     assert readme.block(document).splitlines()[2:] == [
         "| **Tulle** | 20 µs, 2.2x | - | - | - |",
         "",
-        "Measured 2026-01-02 on 2 cores of P; [how](bench/README.md), [goals](docs/performance.md).",
+        "Measured 2026-01-02 on 2 cores of P, beside other work (load average 7.5): only ratios tell.",
+        "[How](bench/README.md) · [goals](docs/performance.md)",
     ]
