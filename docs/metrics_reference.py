@@ -101,6 +101,10 @@ def _arms(source: str, function: str, result: str) -> dict[str, str]:
     }
 
 
+RENAMED = {"URI_TOO_LONG": "REQUEST_URI_TOO_LONG"}
+"""Statuses that Python knows by an older name than RFC 9110."""
+
+
 def page() -> str:
     """Return the whole page.
 
@@ -148,7 +152,7 @@ def _row(reason: Reason) -> str:
     cells = [
         f"`{reason.name}`",
         reason.meaning,
-        str(HTTPStatus[reason.status].value),
+        str(HTTPStatus[RENAMED.get(reason.status, reason.status)].value),
         reason.grpc,
         reason.source.lower(),
         reason.retry.lower(),

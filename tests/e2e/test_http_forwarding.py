@@ -279,13 +279,23 @@ def test_an_answers_head_is_bounded(web: Workload, count: int, size: int, status
     assert answer.status == status
 
 
-def test_only_the_final_answer_counts(web: Workload) -> None:
-    with Client(web.proxy) as client:
-        answer = client.get("http://cart/do/hints")
-        next_answer = client.get("http://cart/next")
+def test_interim_answers_are_passed_on_before_the_final_one(web: Workload) -> None:
+    request = b"GET http://cart/%b HTTP/1.1\r\nHost: cart\r\n%b\r\n"
 
-    assert (answer.status, answer.body) == (200, b"final")
-    assert next_answer.json()["target"] == "/next"
+    answer = exchange(
+        web.proxy, request % (b"do/hints", b"") + request % (b"next", b"Connection: close\r\n")
+    )
+
+    first, final = answer.index(b"HTTP/1.1 103 "), answer.index(b"HTTP/1.1 200 ")
+    assert first < final < answer.index(b"final")
+    assert b'"target": "/next"' in answer
+
+
+def test_an_old_client_gets_no_interim_answer(web: Workload) -> None:
+    answer = exchange(web.proxy, b"GET http://cart/do/hints HTTP/1.0\r\nHost: cart\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"final")
 
 
 def test_a_get_may_have_a_body_and_a_post_none(web: Workload) -> None:

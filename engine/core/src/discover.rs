@@ -7,10 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderValue};
-use http::{Request, Uri};
-
 use crate::error::{Error, Reason};
+use crate::head::RequestHead;
 use crate::plan::service::{Known, PortPlan, Service, ServicePlan};
 use crate::record::ServiceKey;
 use crate::steps::headers::bare_host;
@@ -40,7 +38,7 @@ pub struct LocalAddress {
     /// What an application that calls the address writes into Host.
     written: [String; 2],
     /// What the called service reads there instead.
-    name: Option<HeaderValue>,
+    name: String,
 }
 
 impl Entrance {
@@ -49,68 +47,51 @@ impl Entrance {
         let name = format!("{}.{}", service.key.name(), service.key.namespace());
         Entrance::Service(Rc::new(LocalAddress {
             written: [local.to_string(), format!("localhost:{}", local.port())],
-            name: HeaderValue::from_str(&name).ok(),
+            name,
             service,
             port,
         }))
     }
 }
 
-/// The service and port that a request is for. Host and URI are brought into the form that the
-/// called service expects.
+/// The service and port that a request is for. Host is brought into the form that the called
+/// service expects.
 ///
 /// # Errors
 /// [`Reason::BadRequest`] without a usable host, [`Reason::UnknownService`] for a host that is
 /// none of a service.
-pub async fn service<B>(
+pub fn service(
     worker: &Rc<Worker>,
     entrance: &Entrance,
-    request: &mut Request<B>,
+    head: &mut RequestHead,
 ) -> Result<(Arc<Service>, u16), Error> {
     match entrance {
         Entrance::Service(local) => {
-            local.name_the_service(request);
+            local.name_the_service(head);
             Ok((Arc::clone(&local.service), local.port))
         }
         Entrance::Proxy => {
             // In absolute form the target counts and Host does not (RFC 9112 §3.2.2).
-            if let Some(authority) = request.uri().authority().cloned() {
-                if let Ok(host) = HeaderValue::from_str(without_userinfo(authority.as_str())) {
-                    request.headers_mut().insert(HOST, host);
-                }
-                let path = request.uri().path_and_query().cloned();
-                *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-                return by_host(worker, without_userinfo(authority.as_str()));
+            if let Some(authority) = head.authority() {
+                let host = authority.to_owned();
+                head.set_host(host.as_bytes());
+                return by_host(worker, &host);
             }
-            let host = request
-                .headers()
-                .get(HOST)
-                .and_then(|host| host.to_str().ok())
+            let host = head
+                .written_host()
                 .ok_or_else(|| Error::new(Reason::BadRequest, "the request names no host"))?;
             by_host(worker, host)
         }
     }
 }
 
-fn without_userinfo(authority: &str) -> &str {
-    authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host)
-}
-
 impl LocalAddress {
     /// An application that calls the local address means the service: say so in Host.
-    fn name_the_service<B>(&self, request: &mut Request<B>) {
-        let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
-        let authority = request
-            .uri()
-            .authority()
-            .map(|authority| authority.as_str().as_bytes());
-        let called = host.or(authority).unwrap_or_default();
-        if self.written.iter().any(|local| local.as_bytes() == called)
-            && let Some(name) = &self.name
-        {
-            request.headers_mut().insert(HOST, name.clone());
+    fn name_the_service(&self, head: &mut RequestHead) {
+        let called = head.written_host().or_else(|| head.authority());
+        let called = called.unwrap_or_default();
+        if self.written.iter().any(|local| local == called) {
+            head.set_host(self.name.as_bytes());
         }
     }
 }

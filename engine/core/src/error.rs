@@ -60,6 +60,12 @@ macro_rules! reasons {
 reasons! {
     /// The request cannot be understood or forwarded.
     BadRequest = "bad-request", Client, Never;
+    /// The head is longer than allowed, or has too many lines.
+    HeadTooLarge = "head-too-large", Client, Never;
+    /// The request's target is longer than allowed.
+    TargetTooLong = "target-too-long", Client, Never;
+    /// The client did not send what it began within the time.
+    ClientTimeout = "client-timeout", Client, Never;
     /// No service of this name.
     UnknownService = "unknown-service", Client, Never;
     /// The service has no such port.

@@ -1,193 +1,163 @@
-//! The one view of a request's head that steps see, whichever codec read it.
+//! The one view of a request's and a response's head, whichever codec read it.
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
+use http::{Method, StatusCode, Version};
 
-/// What steps may know of a request before its body.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestHead<'a> {
-    /// The method, as sent.
-    pub method: &'a str,
-    /// The normalized path, without query.
-    pub path: &'a str,
-    /// The query, without `?`.
-    pub query: Option<&'a str>,
-    /// The headers.
-    pub headers: &'a HeaderMap,
+use crate::fields::{Fields, Name, Span};
+use crate::path::decode_query;
+
+/// How long a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// There is none.
+    None,
+    /// As many bytes as its `content-length` says.
+    Exact(u64),
+    /// As long as it comes: chunks, a closed connection or a stream's end tell.
+    Unknown,
 }
 
-impl<'a> RequestHead<'a> {
-    /// The view of a hyper request (its URI already normalized).
-    pub fn of<B>(request: &'a http::Request<B>) -> RequestHead<'a> {
+/// The head of a request.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// The version it came in.
+    pub version: Version,
+    /// The header fields. `Host` is not among them in HTTP/2, unless the client wrote it.
+    pub fields: Fields,
+    /// How long the body is.
+    pub length: Length,
+    /// The protocol to switch to, if the client asks for it correctly.
+    pub switch: Option<Span>,
+    authority: Option<Span>,
+    path: Span,
+    query: Option<Span>,
+}
+
+impl RequestHead {
+    /// A head whose target is `path`, with an optional query and authority, all in `fields`'
+    /// text.
+    pub fn new(
+        method: Method,
+        version: Version,
+        fields: Fields,
+        (authority, path, query): (Option<Span>, Span, Option<Span>),
+    ) -> RequestHead {
         RequestHead {
-            method: request.method().as_str(),
-            path: request.uri().path(),
-            query: request.uri().query(),
-            headers: request.headers(),
+            method,
+            version,
+            fields,
+            length: Length::None,
+            switch: None,
+            authority,
+            path,
+            query,
         }
     }
 
+    /// A head of HTTP/1.1 without a body for `target`, a path and its query.
+    pub fn described(method: Method, target: &str, mut fields: Fields) -> RequestHead {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(fields.store(query.as_bytes()))),
+            None => (target, None),
+        };
+        let path = fields.store(path.as_bytes());
+        RequestHead::new(method, Version::HTTP_11, fields, (None, path, query))
+    }
+
+    /// The path, without query; in normal form once `framing` has passed it.
+    pub fn path(&self) -> &str {
+        self.fields.text(self.path)
+    }
+
+    /// The query, without `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.query.map(|query| self.fields.text(query))
+    }
+
+    /// The authority of the target: in HTTP/1.1 of the absolute form alone.
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.map(|authority| self.fields.text(authority))
+    }
+
+    /// Whom the request is for: the target's authority, or else Host.
+    pub fn host(&self) -> Option<&str> {
+        self.authority().or_else(|| self.written_host())
+    }
+
+    /// The value of Host.
+    pub fn written_host(&self) -> Option<&str> {
+        self.fields.first_text(Name::Host)
+    }
+
+    /// Make `host` the one host of the request.
+    pub fn set_host(&mut self, host: &[u8]) {
+        self.fields.remove(Name::Host);
+        self.fields.append(b"host", host);
+        self.authority = None;
+    }
+
+    /// Replace the path; the query stays.
+    pub fn set_path(&mut self, path: &str) {
+        self.path = self.fields.store(path.as_bytes());
+    }
+
     /// The value of a header; several lines of it are joined by commas (RFC 9110 §5.3). `None`
-    /// also for a value that is not text.
-    pub fn header(&self, name: &str) -> Option<Cow<'a, str>> {
-        let mut values = self.headers.get_all(name).iter();
-        let first = values.next()?.to_str().ok()?;
-        let mut joined = Cow::Borrowed(first);
-        for value in values {
-            let text = value.to_str().ok()?;
-            let owned = joined.to_mut();
-            owned.push(',');
-            owned.push_str(text);
+    /// also for a value that is not text. Host is also what HTTP/2 calls `:authority`.
+    pub fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        let written = self.fields.get(name);
+        if written.is_none() && name.eq_ignore_ascii_case("host") {
+            return self.authority().map(Cow::Borrowed);
         }
-        Some(joined)
+        written
     }
 
     /// The first value of a query parameter, percent-decoded.
     pub fn query_parameter(&self, name: &str) -> Option<String> {
-        self.query?.split('&').find_map(|pair| {
+        self.query()?.split('&').find_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode_query(key) == name).then(|| decode_query(value))
         })
     }
-}
 
-/// Decode `application/x-www-form-urlencoded` text.
-fn decode_query(text: &str) -> String {
-    decode_escapes(&text.replace('+', " "))
-}
-
-/// Decode all escapes; broken ones stay as they are.
-fn decode_escapes(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'%' => match hex_pair(bytes, at + 1) {
-                Some(byte) => {
-                    out.push(byte);
-                    at += 2;
-                }
-                None => out.push(b'%'),
-            },
-            byte => out.push(byte),
-        }
-        at += 1;
+    /// Whether the content type is gRPC's.
+    pub fn is_grpc(&self) -> bool {
+        self.fields
+            .first(Name::ContentType)
+            .is_some_and(|value| value.starts_with(b"application/grpc"))
     }
-    String::from_utf8_lossy(&out).into_owned()
-}
 
-fn hex_pair(bytes: &[u8], at: usize) -> Option<u8> {
-    let high = char::from(*bytes.get(at)?).to_digit(16)?;
-    let low = char::from(*bytes.get(at + 1)?).to_digit(16)?;
-    u8::try_from(high * 16 + low).ok()
-}
-
-/// A path that no policy can be made to misread.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Normal {
-    /// It is already in normal form.
-    Same,
-    /// The normal form.
-    Changed(String),
-    /// It climbs above the root, hides a dot segment from some readers, or holds a NUL or a
-    /// broken escape: refuse it.
-    Refused,
-}
-
-/// Normalize a path as RFC 3986 §6.2.2 says: unreserved characters are decoded, dot segments
-/// removed; a backslash counts as a slash, and several slashes as one. The application gets the
-/// result, so that policy, route and application read the same path.
-pub fn normalize_path(path: &str) -> Normal {
-    let bytes = path.as_bytes();
-    let suspicious = bytes.iter().enumerate().any(|(index, &byte)| {
-        let after_slash = index > 0 && bytes[index - 1] == b'/';
-        byte == b'%' || byte == b'\\' || (after_slash && (byte == b'.' || byte == b'/'))
-    });
-    if !suspicious {
-        return Normal::Same;
-    }
-    let Some(decoded) = decode_unreserved(bytes) else {
-        return Normal::Refused;
-    };
-    let Ok(text) = String::from_utf8(decoded) else {
-        return Normal::Refused;
-    };
-    match remove_dot_segments(&text) {
-        None => Normal::Refused,
-        Some(result) if result == path => Normal::Same,
-        Some(result) => Normal::Changed(result),
+    /// The protocol to switch to.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.switch.map(|switch| self.fields.slice(switch))
     }
 }
 
-/// The path with every escape decoded, as an application may read it; `None`: it has no escape.
-pub fn decode_path(path: &str) -> Option<String> {
-    if !path.contains('%') {
-        return None;
-    }
-    let text = decode_escapes(path).replace('\\', "/");
-    Some(remove_dot_segments(&text).unwrap_or(text))
+/// The head of a response.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: StatusCode,
+    /// The reason phrase of HTTP/1.1; `None`: the usual one.
+    pub phrase: Option<Span>,
+    /// The header fields.
+    pub fields: Fields,
+    /// How long the body is.
+    pub length: Length,
 }
 
-fn decode_unreserved(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'%' => {
-                let byte = hex_pair(bytes, at + 1)?;
-                match byte {
-                    0 => return None,
-                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                        out.push(byte);
-                    }
-                    _ => out.extend_from_slice(&bytes[at..at + 3]),
-                }
-                at += 2;
-            }
-            b'\\' => out.push(b'/'),
-            byte => out.push(byte),
-        }
-        at += 1;
-    }
-    Some(out)
-}
-
-fn remove_dot_segments(path: &str) -> Option<String> {
-    if !path.starts_with('/') {
-        return Some(path.to_owned());
-    }
-    let mut kept: Vec<&str> = Vec::new();
-    let mut segments = path[1..].split('/').peekable();
-    while let Some(segment) = segments.next() {
-        let last = segments.peek().is_none();
-        if hides_dots(segment) {
-            return None;
-        }
-        match segment {
-            "" | "." => {
-                if last {
-                    kept.push("");
-                }
-            }
-            ".." => {
-                kept.pop()?;
-                if last {
-                    kept.push("");
-                }
-            }
-            other => kept.push(other),
+impl ResponseHead {
+    /// A head without fields for a body of `length`.
+    pub fn new(status: StatusCode, length: Length) -> ResponseHead {
+        ResponseHead {
+            status,
+            phrase: None,
+            fields: Fields::default(),
+            length,
         }
     }
-    Some(format!("/{}", kept.join("/")))
-}
-
-/// Whether some applications find a dot segment here and others do not: `..;a`, `..%2F`.
-fn hides_dots(segment: &str) -> bool {
-    let is_dots = |piece: &str| matches!(piece.split(';').next(), Some("." | ".."));
-    let escaped = segment.to_ascii_uppercase().replace("%5C", "%2F");
-    !matches!(segment, "." | "..") && escaped.split("%2F").any(is_dots)
 }
 
 #[cfg(test)]
@@ -195,61 +165,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_normalized_or_refused() {
-        let changed = |path: &str| Normal::Changed(path.to_owned());
-        for (given, expected) in [
-            ("/", Normal::Same),
-            ("/a/b.html", Normal::Same),
-            ("/a/.well-known", Normal::Same),
-            ("/a%2Fb", Normal::Same),
-            ("/%61dmin", changed("/admin")),
-            ("/x/../admin", changed("/admin")),
-            ("/x/%2e%2E/admin", changed("/admin")),
-            ("/x\\..\\admin", changed("/admin")),
-            ("/a/.", changed("/a/")),
-            ("/a/b/..", changed("/a/")),
-            ("//admin", changed("/admin")),
-            ("/x///admin//", changed("/x/admin/")),
-            ("//", changed("/")),
-            ("/x//../admin", changed("/admin")),
-            ("/a;b/c", Normal::Same),
-            ("/..;/admin", Normal::Refused),
-            ("/x/.%2e;a=b/admin", Normal::Refused),
-            ("/x/..%2fadmin", Normal::Refused),
-            ("/x%5C..%5cadmin", Normal::Refused),
-            ("/../etc", Normal::Refused),
-            ("/a%00", Normal::Refused),
-            ("/a%zz", Normal::Refused),
-            ("/a%2", Normal::Refused),
-        ] {
-            assert_eq!(normalize_path(given), expected, "{given}");
-        }
-    }
-
-    #[test]
-    fn a_path_is_decoded_as_applications_may_do() {
-        for (given, expected) in [
-            ("/a", None),
-            ("/a%2Fb%3Ac", Some("/a/b:c")),
-            ("/%2Fa%5cb", Some("/a/b")),
-            ("/%C3%A9", Some("/é")),
-            ("/%ff", Some("/\u{fffd}")),
-        ] {
-            assert_eq!(decode_path(given).as_deref(), expected, "{given}");
-        }
-    }
-
-    #[test]
     fn query_parameters_are_decoded_and_the_first_wins() {
-        let headers = HeaderMap::new();
-        let head = RequestHead {
-            method: "GET",
-            path: "/",
-            query: Some("a=1&b=x%20y+z&b=2&%63=%zz"),
-            headers: &headers,
-        };
+        let target = "/?a=1&b=x%20y+z&b=2&%63=%zz";
+        let head = RequestHead::described(Method::GET, target, Fields::default());
         assert_eq!(head.query_parameter("b").as_deref(), Some("x y z"));
         assert_eq!(head.query_parameter("c").as_deref(), Some("%zz"));
         assert_eq!(head.query_parameter("d"), None);
+    }
+
+    #[test]
+    fn a_host_is_set_once_and_for_all() {
+        let fields = Fields::of(&[("Host", "a"), ("x", "1"), ("HOST", "b")]);
+        let mut head = RequestHead::described(Method::GET, "/p?q", fields);
+        head.set_host(b"c");
+        head.set_path("/r");
+        assert_eq!(head.host(), Some("c"));
+        assert_eq!(head.fields.all(Name::Host).count(), 1);
+        assert_eq!((head.path(), head.query()), ("/r", Some("q")));
     }
 }

@@ -1,29 +1,27 @@
 //! The way of a request from another sidecar to the application, step by step.
 
-use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-
+use crate::downstream::{Downstream, State};
 use crate::error::{Error, Reason};
+use crate::head::RequestHead;
 use crate::observe::Observation;
 use crate::observe::metrics::Direction;
-use crate::outbound::{give_back, normalize};
+use crate::outbound::answer_error;
 use crate::record::{Action, MtlsMode, Protocol};
-use crate::respond::{Asked, respond};
+use crate::relay::relay;
 use crate::settings::InboundSettings;
 use crate::steps::authorize::{Call, authorize};
-use crate::steps::{headers, trace};
+use crate::steps::{framing, headers, trace};
+use crate::timer::now_us;
 use crate::tls::SpiffeId;
-use crate::upgrade;
-use crate::upstream::body::{BodySource, Guards, ResponseBody};
-use crate::upstream::{self, Sent, Target};
+use crate::tries::{Answered, Clock, End, exchange};
+use crate::upload::Upload;
+use crate::upstream::Target;
 use crate::worker::Worker;
 
 /// Longest time to connect to the application on this machine.
@@ -97,34 +95,48 @@ pub struct Caller {
 }
 
 /// Answer one request for the application.
-///
-/// # Errors
-/// Never: every error becomes a response here.
 pub async fn handle(
-    worker: Rc<Worker>,
+    worker: &Rc<Worker>,
     app: App,
-    caller: Rc<Caller>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let asked = Asked::of(&request);
-    let mut seen = Observation::begin(&worker, Direction::Inbound, &request);
+    caller: &Caller,
+    mut client: Downstream<'_>,
+    mut head: RequestHead,
+) -> State {
+    let mut seen = Observation::begin(worker, Direction::Inbound, &head);
     seen.key.protocol = app.protocol;
     seen.key.peer = caller.name_id;
     seen.key.peer_identity = caller.identity_id;
     seen.key.mtls = caller.id.is_some();
-    Ok(
-        match carry(&worker, app, &caller, request, &mut seen).await {
-            Ok(sent) => finish(&worker, sent, seen).await,
-            Err(error) => {
-                seen.answered(crate::respond::status(error.reason), Some(error.reason));
-                // The calling sidecar needs the reason, and hides it from its application if asked.
-                let show_reason = caller.id.is_some() || worker.shared.settings.reason_header;
-                let response = respond(&error, asked, show_reason);
-                seen.look_for_grpc_status(response.headers());
-                response
-            }
-        },
+    let grpc = head.is_grpc();
+    let mut upload = Upload::new(head.length, false);
+    upload.begin();
+    let carried = carry(
+        worker,
+        app,
+        caller,
+        &mut client,
+        &mut head,
+        &mut upload,
+        &mut seen,
     )
+    .await;
+    match carried {
+        Ok(mut answered) => {
+            seen.answered(answered.head.status, None);
+            seen.look_for_grpc_status(&answered.head.fields);
+            headers::strip_own(&mut answered.head.fields);
+            let relayed = relay(worker, &mut client, answered, &mut upload, None, &mut seen).await;
+            if let Err(error) = relayed {
+                seen.key.reason = Some(error.reason);
+            }
+        }
+        Err(error) => {
+            // The calling sidecar needs the reason, and hides it from its application if asked.
+            let show_reason = caller.id.is_some() || worker.shared.settings.reason_header;
+            answer_error(&mut client, &error, grpc, show_reason, &mut seen).await;
+        }
+    }
+    client.state()
 }
 
 /// The steps in order.
@@ -132,10 +144,33 @@ async fn carry(
     worker: &Rc<Worker>,
     app: App,
     caller: &Caller,
-    mut request: Request<Incoming>,
+    client: &mut Downstream<'_>,
+    head: &mut RequestHead,
+    upload: &mut Upload,
     seen: &mut Observation,
-) -> Result<Sent, Error> {
-    normalize(&mut request)?;
+) -> Result<Answered, Error> {
+    framing::check(head)?;
+    may_enter(worker, app, caller, head, seen)?;
+    headers::strip_own(&mut head.fields);
+    trace::ensure(&mut head.fields);
+    seen.traced(&head.fields);
+    headers::note_switch(head);
+    headers::strip_hop_by_hop(&mut head.fields);
+    seen.tries = 1;
+    let clock = Clock::new(now_us(), 0, End::never());
+    exchange(worker, &app.target(), head, client, upload, clock)
+        .await
+        .map_err(unreachable)
+}
+
+/// Whether the workload's policies let the request in.
+fn may_enter(
+    worker: &Rc<Worker>,
+    app: App,
+    caller: &Caller,
+    head: &RequestHead,
+    seen: &mut Observation,
+) -> Result<(), Error> {
     if !worker.shared.has_inbound.load(Relaxed) {
         // Nobody decided against this caller: another replica may serve it.
         return Err(Error::new(Reason::AppUnreachable, "no policy is known yet"));
@@ -149,11 +184,10 @@ async fn carry(
         &plan,
         &Call {
             peer: caller.id.as_ref(),
-            http: Some((request.method().as_str(), request.uri().path())),
+            http: Some((head.method.as_str(), head.path())),
             port: app.port,
         },
     );
-    drop(plan);
     seen.policy = verdict.policy;
     if verdict.action == Action::Deny {
         let by = seen.policy.as_deref().map(|name| format!("by {name}"));
@@ -162,34 +196,7 @@ async fn carry(
             by.unwrap_or_else(|| "no policy allows it".into()),
         ));
     }
-    headers::strip_own(request.headers_mut());
-    trace::ensure(request.headers_mut());
-    seen.traced(request.headers());
-
-    let upgrade = upgrade::asked(&request);
-    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let (mut parts, body) = request.into_parts();
-    headers::strip_hop_by_hop(&mut parts.headers);
-    seen.tries = 1;
-    let target = app.target();
-    if let (Some(protocol), Some(client)) = (upgrade, client) {
-        let response = Box::pin(upgrade::carry(worker, &target, parts, protocol, client)).await;
-        return response
-            .map(|response| Sent {
-                response,
-                connection: None,
-            })
-            .map_err(unreachable);
-    }
-    let (source, sent_bytes) = BodySource::new(body);
-    seen.request_bytes = sent_bytes;
-    let body = source.next().ok_or_else(|| Error::new(Reason::Reset, ""))?;
-    upstream::send(worker, &target, Request::from_parts(parts, body))
-        .await
-        .map_err(|error| match source.is_broken() {
-            true => Error::new(Reason::ClientGone, "the request's body broke off"),
-            false => unreachable(error),
-        })
+    Ok(())
 }
 
 /// What never reached the application may be sent to another replica.
@@ -198,23 +205,4 @@ fn unreachable(error: Error) -> Error {
         Reason::ConnectFailed | Reason::Unsent => Error::new(Reason::AppUnreachable, error.detail),
         _ => error,
     }
-}
-
-/// Make the application's response fit for the caller.
-async fn finish(worker: &Rc<Worker>, sent: Sent, mut seen: Observation) -> Response<ResponseBody> {
-    let (mut parts, body) = sent.response.into_parts();
-    seen.answered(parts.status, None);
-    parts.version = Version::HTTP_11;
-    seen.look_for_grpc_status(&parts.headers);
-    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
-        headers::strip_hop_by_hop(&mut parts.headers);
-    }
-    headers::strip_own(&mut parts.headers);
-    if hyper::body::Body::is_end_stream(&body) {
-        give_back(worker, sent.connection).await;
-        drop(seen);
-        return Response::from_parts(parts, ResponseBody::full(Bytes::new()));
-    }
-    let body = ResponseBody::stream(body, sent.connection, worker, seen, None, Guards::default());
-    Response::from_parts(parts, body)
 }

@@ -1,11 +1,13 @@
 //! The decision path of a described request, by the very steps that serve traffic.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Reason};
-use crate::head::{Normal, RequestHead, normalize_path};
+use crate::fields::Fields;
+use crate::head::RequestHead;
+use crate::path::{Normal, normalize_path};
 use crate::plan::service::{BackendPlan, RulePlan, ServicePlan};
 use crate::record::{Action, ServiceKey, Traffic};
 use crate::shared::Shared;
@@ -97,26 +99,14 @@ fn outbound(shared: &Shared, asked: &Asked, steps: &mut Steps) -> Outcome {
         None,
     );
 
-    let (path, query) = match asked.path.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (asked.path.as_str(), None),
-    };
-    let path = normal(path)?;
-    let fields = header_map(&asked.headers)?;
-    let head = RequestHead {
-        method: &asked.method,
-        path: &path,
-        query,
-        headers: &fields,
-    };
+    let head = described(asked)?;
     let Routed { rule, prefix } = route(port, &head)?;
     match rule.label.is_empty() {
         true => steps.add("route", "no route; to the service itself", None),
         false => steps.add("route", &*rule.label, rule.source.as_deref()),
     }
     if let Some((redirect, status)) = &rule.redirect {
-        let uri = asked.path.parse().unwrap_or_default();
-        let to = headers::location(redirect, &uri, key.as_str(), asked.port, prefix);
+        let to = headers::location(redirect, &head, key.as_str(), asked.port, prefix);
         steps.add(
             "redirect",
             format!("{} to {to}", status.as_u16()),
@@ -253,17 +243,20 @@ fn inbound(shared: &Shared, asked: &Asked, steps: &mut Steps) -> Outcome {
     }
 }
 
-fn header_map(fields: &[(String, String)]) -> Result<HeaderMap, Error> {
-    let mut map = HeaderMap::new();
-    for (name, value) in fields {
-        let bad = || {
-            Error::new(
-                Reason::BadRequest,
-                format!("\"{name}: {value}\" is no header"),
-            )
-        };
-        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
-        map.append(key, HeaderValue::from_str(value).map_err(|_| bad())?);
+/// The described request in the form that the steps see.
+fn described(asked: &Asked) -> Result<RequestHead, Error> {
+    let bad = |detail: String| Error::new(Reason::BadRequest, detail);
+    let mut fields = Fields::default();
+    for (name, value) in &asked.headers {
+        HeaderName::from_bytes(name.as_bytes())
+            .map_err(|error| bad(format!("header \"{name}\": {error}")))?;
+        HeaderValue::from_str(value).map_err(|error| bad(format!("header \"{name}\": {error}")))?;
+        fields.append(name.as_bytes(), value.as_bytes());
     }
-    Ok(map)
+    let method = Method::from_bytes(asked.method.as_bytes())
+        .map_err(|error| bad(format!("method \"{}\": {error}", asked.method)))?;
+    let mut head = RequestHead::described(method, &asked.path, fields);
+    let path = normal(head.path())?;
+    head.set_path(&path);
+    Ok(head)
 }

@@ -1,19 +1,20 @@
 //! Error to response: the only file that picks a status for what the mesh itself answers.
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::StatusCode;
 
 use crate::error::{Error, Reason};
-use crate::upstream::body::ResponseBody;
+use crate::head::{Length, ResponseHead};
 
 /// The header that says why the mesh answered in place of the application.
-pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-tulle-reason");
+pub const REASON_HEADER: &str = "x-tulle-reason";
 
 /// The HTTP status of each reason.
 pub fn status(reason: Reason) -> StatusCode {
     match reason {
         Reason::BadRequest => StatusCode::BAD_REQUEST,
+        Reason::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Reason::TargetTooLong => StatusCode::URI_TOO_LONG,
+        Reason::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::UnknownService | Reason::UnknownPort | Reason::NoRoute => StatusCode::NOT_FOUND,
         Reason::InvalidBackend | Reason::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
         Reason::Denied => StatusCode::FORBIDDEN,
@@ -33,7 +34,7 @@ pub fn status(reason: Reason) -> StatusCode {
 /// The gRPC status of each reason (grpc `statuscodes.md`, `http-grpc-status-mapping.md`).
 pub fn grpc_status(reason: Reason) -> u8 {
     match reason {
-        Reason::BadRequest => 13,
+        Reason::BadRequest | Reason::HeadTooLarge | Reason::TargetTooLong => 13,
         Reason::UnknownService | Reason::UnknownPort | Reason::NoRoute => 12,
         Reason::Denied => 7,
         Reason::TryTimeout | Reason::RequestTimeout => 4,
@@ -48,89 +49,35 @@ pub fn grpc_status(reason: Reason) -> u8 {
         | Reason::NoIdentity
         | Reason::Reset
         | Reason::BadResponse
-        | Reason::ClientGone => 14,
+        | Reason::ClientGone
+        | Reason::ClientTimeout => 14,
     }
 }
 
-/// What the response needs to know of the request it answers.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    /// The request's version.
-    pub version: Version,
-    /// Whether it is gRPC.
-    pub grpc: bool,
-    /// Whether it asks for the head alone.
-    pub head: bool,
-}
-
-impl Asked {
-    /// Read from a request.
-    pub fn of<B>(request: &http::Request<B>) -> Asked {
-        Asked {
-            version: request.version(),
-            grpc: is_grpc(request.headers()),
-            head: request.method() == Method::HEAD,
-        }
-    }
-}
-
-/// Whether the content type is gRPC's.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// The response for `error`; with `show_reason` it says why in a header and in its body.
-pub fn respond(error: &Error, asked: Asked, show_reason: bool) -> Response<ResponseBody> {
-    if asked.grpc {
-        return grpc(error, show_reason);
-    }
-    let text = if show_reason && !asked.head {
-        format!("tulle: {error}\n")
-    } else {
-        String::new()
-    };
-    let mut response = Response::new(ResponseBody::full(Bytes::from(text)));
-    *response.status_mut() = status(error.reason);
-    let headers = response.headers_mut();
+/// The response for `error`, and its body; with `show_reason` both say why.
+pub fn respond(error: &Error, grpc: bool, show_reason: bool) -> (ResponseHead, String) {
+    let mut head = ResponseHead::new(status(error.reason), Length::None);
+    let mut text = String::new();
+    let fields = &mut head.fields;
     if show_reason {
-        headers.insert(
-            REASON_HEADER,
-            HeaderValue::from_static(error.reason.as_str()),
-        );
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
-    } else {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let reason = error.reason.as_str();
+        fields.append(REASON_HEADER.as_bytes(), reason.as_bytes());
     }
-    if error.reason == Reason::BadRequest && asked.version < Version::HTTP_2 {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// A trailers-only gRPC response.
-fn grpc(error: &Error, show_reason: bool) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::full(Bytes::new()));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(
-        "grpc-status",
-        HeaderValue::from(u16::from(grpc_status(error.reason))),
-    );
-    if show_reason {
-        headers.insert(
-            REASON_HEADER,
-            HeaderValue::from_static(error.reason.as_str()),
-        );
-        if let Ok(message) = HeaderValue::from_str(&percent_encode(&error.to_string())) {
-            headers.insert("grpc-message", message);
+    if grpc {
+        // Trailers-only: a success of HTTP whose head has the status.
+        head.status = StatusCode::OK;
+        fields.append(b"content-type", b"application/grpc");
+        let status = grpc_status(error.reason).to_string();
+        fields.append(b"grpc-status", status.as_bytes());
+        if show_reason {
+            let message = percent_encode(&error.to_string());
+            fields.append(b"grpc-message", message.as_bytes());
         }
+    } else if show_reason {
+        fields.append(b"content-type", b"text/plain; charset=utf-8");
+        text = format!("tulle: {error}\n");
     }
-    response
+    (head, text)
 }
 
 /// Percent-encoding of `grpc-message` (gRPC over HTTP/2): printable ASCII but `%` stays.
@@ -163,36 +110,20 @@ mod tests {
 
     #[test]
     fn a_hidden_reason_is_in_neither_header_nor_body() {
-        let asked = Asked {
-            version: Version::HTTP_11,
-            grpc: false,
-            head: false,
-        };
-        let response = respond(&Error::new(Reason::NoRoute, "cart"), asked, false);
-        assert_eq!(response.status(), StatusCode::NOT_FOUND);
-        assert!(response.headers().get(REASON_HEADER).is_none());
-        assert_eq!(response.headers()[CONTENT_LENGTH], "0");
-    }
-
-    #[test]
-    fn what_is_asked_for_by_head_has_no_body() {
-        let request = http::Request::head("/").body(()).expect("a request");
         let error = Error::new(Reason::NoRoute, "cart");
-        let response = respond(&error, Asked::of(&request), true);
-        assert!(http_body::Body::is_end_stream(response.body()));
-        assert_eq!(response.headers()[REASON_HEADER], "no-route");
+        let (head, text) = respond(&error, false, false);
+        assert_eq!(head.status, StatusCode::NOT_FOUND);
+        assert!(head.fields.names().is_empty());
+        assert!(text.is_empty());
     }
 
     #[test]
     fn grpc_gets_a_trailers_only_response() {
-        let asked = Asked {
-            version: Version::HTTP_2,
-            grpc: true,
-            head: false,
-        };
-        let response = respond(&Error::new(Reason::Denied, "100% no"), asked, true);
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()["grpc-status"], "7");
-        assert_eq!(response.headers()["grpc-message"], "denied: 100%25 no");
+        let (head, text) = respond(&Error::new(Reason::Denied, "100% no"), true, true);
+        assert_eq!(head.status, StatusCode::OK);
+        assert_eq!(head.fields.get("grpc-status").as_deref(), Some("7"));
+        let message = head.fields.get("grpc-message");
+        assert_eq!(message.as_deref(), Some("denied: 100%25 no"));
+        assert!(text.is_empty());
     }
 }

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
 use crate::discover;
 use crate::error::{Error, Reason};
+use crate::fields::Fields;
 use crate::head::RequestHead;
 use crate::inbound::{App, Caller};
 use crate::observe::Observation;
 use crate::observe::metrics::{Direction, SeriesKey};
+use crate::plan::endpoints::InFlight;
 use crate::plan::service::{BackendPlan, PortPlan, Service};
 use crate::record::{Action, Protocol, Traffic};
 use crate::steps::authorize::{Call, authorize};
@@ -23,7 +25,6 @@ use crate::steps::limit::try_take;
 use crate::steps::{balance, outlier, route};
 use crate::timer::now_us;
 use crate::upstream::Target;
-use crate::upstream::body::InFlight;
 use crate::upstream::connect::{Alpn, Connected, ConnectionPermit, connect};
 use crate::upstream::stream::Stream;
 use crate::worker::Worker;
@@ -63,13 +64,7 @@ async fn reach(
 ) -> Result<Reached, Error> {
     let plan = discover::plan(worker, service).await?;
     let port: &PortPlan = discover::port(service, &plan, port_number)?;
-    let nothing = HeaderMap::new();
-    let head = RequestHead {
-        method: "",
-        path: "",
-        query: None,
-        headers: &nothing,
-    };
+    let head = RequestHead::described(Method::CONNECT, "", Fields::default());
     let rule = route::route(port, &head)?.rule;
     key.route = rule.name_id;
     let backend = route::backend(rule)?;

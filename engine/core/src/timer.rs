@@ -62,6 +62,20 @@ impl Deadline {
     pub fn at_us(at_us: u64) -> Deadline {
         Deadline { at_us, slot: None }
     }
+
+    /// When it is ready, microseconds of [`now_us`].
+    pub fn due_us(&self) -> u64 {
+        self.at_us
+    }
+}
+
+/// Wake all that waits on this thread: there is a reason to look around.
+pub fn wake_all() {
+    WAITS.with_borrow(|waits| {
+        for (_, waker) in waits.slots.iter().flatten() {
+            waker.wake_by_ref();
+        }
+    });
 }
 
 /// A duration in whole microseconds.
@@ -170,24 +184,6 @@ async fn tick(hurry: Rc<Notify>) {
         }
     }
 }
-
-/// The same clock for hyper.
-#[derive(Clone, Copy, Debug)]
-pub struct CoarseTimer;
-
-impl hyper::rt::Timer for CoarseTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Deadline::after(duration))
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Deadline::after(
-            deadline.saturating_duration_since(Instant::now()),
-        ))
-    }
-}
-
-impl hyper::rt::Sleep for Deadline {}
 
 /// Run `future` with a deadline; `None`: it was not done in time. The caller pins or boxes it:
 /// taken by value it would be stored twice, as argument and as local.

@@ -2,32 +2,35 @@
 //! that is wanted, safe, within the budget and in time.
 
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::HeaderValue;
-use http::request::Parts;
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use http::StatusCode;
 
+use crate::discover;
+use crate::downstream::Downstream;
 use crate::error::{Error, Reason};
+use crate::head::{RequestHead, ResponseHead};
 use crate::observe::Observation;
-use crate::plan::endpoints::Endpoint;
+use crate::plan::endpoints::{Endpoint, InFlight};
 use crate::plan::service::{BackendPlan, RulePlan, ServicePlan};
 use crate::record::{Protocol, Traffic};
 use crate::respond::REASON_HEADER;
+use crate::side::Failed;
 use crate::steps::retry::{Conditions, Outcome};
-use crate::steps::{balance, outlier};
-use crate::timer::{Deadline, now_us, until};
-use crate::upstream::body::{BodySource, InFlight, RequestBody};
-use crate::upstream::{self, Sent, Target};
+use crate::steps::{balance, headers, outlier};
+use crate::timer::{Deadline, micros, now_us};
+use crate::upload::Upload;
+use crate::upstream::{Target, Upstream};
 use crate::worker::Worker;
-use crate::{discover, upgrade};
 
 /// The latency that counts for a try without a response.
 const FAILED_LATENCY_US: u64 = 1_000_000;
+/// How long a client may owe more of a body that it began (Envoy's stream idle timeout).
+pub const BODY_IDLE_TIME: Duration = Duration::from_secs(300);
 
 /// One request to one backend: what stays the same over its tries.
 #[derive(Debug)]
@@ -40,10 +43,19 @@ pub struct Journey<'a> {
     pub backend: &'a BackendPlan,
     /// The plan of the backend's service.
     pub plan: &'a ServicePlan,
-    /// The request's method.
-    pub method: Method,
+    /// The request as it is sent.
+    pub head: &'a RequestHead,
     /// When the request must be answered.
     pub end: End,
+}
+
+/// A response that has begun, and where its body comes from.
+#[derive(Debug)]
+pub struct Answered {
+    /// The response's head.
+    pub head: ResponseHead,
+    /// Its body.
+    pub upstream: Upstream,
 }
 
 /// When a request must be answered.
@@ -71,11 +83,175 @@ impl End {
         }
     }
 
+    /// No end of its own.
+    pub fn never() -> End {
+        End {
+            at_us: None,
+            after_body_us: None,
+        }
+    }
+
     /// The later end that the body gives; `None`: the time is over.
-    fn later(&self, body: &BodySource, now_us: u64) -> Option<u64> {
+    fn later(&self, upload: &Upload, now_us: u64) -> Option<u64> {
         let after_us = self.after_body_us?;
-        let end_us = body.ended_us().unwrap_or(now_us).saturating_add(after_us);
+        let end_us = upload.ended_us().unwrap_or(now_us).saturating_add(after_us);
         (end_us > now_us).then_some(end_us)
+    }
+}
+
+/// The times that one try is held to.
+#[derive(Debug)]
+pub struct Clock {
+    started_us: u64,
+    try_end: Option<u64>,
+    end: End,
+    /// Made when something has to wait, and for when.
+    armed: Option<(u64, Deadline)>,
+}
+
+impl Clock {
+    /// For a try that begins at `started_us`; `try_ms`: 0 is no limit.
+    pub fn new(started_us: u64, try_ms: u64, end: End) -> Clock {
+        Clock {
+            started_us,
+            try_end: (try_ms > 0).then(|| started_us.saturating_add(try_ms.saturating_mul(1000))),
+            end,
+            armed: None,
+        }
+    }
+
+    /// Ready when a time is over: of the try, of the request, or of a client that owes more of
+    /// its body.
+    fn poll(&mut self, cx: &mut Context<'_>, upload: &Upload) -> Poll<Error> {
+        loop {
+            let idle_end = upload
+                .waits_us()
+                .map(|since| since + micros(BODY_IDLE_TIME));
+            let ends = [self.try_end, self.end.at_us, idle_end];
+            let Some(next) = ends.into_iter().flatten().min() else {
+                return Poll::Pending;
+            };
+            let (_, deadline) = match &mut self.armed {
+                Some(armed) if armed.0 == next => armed,
+                other => other.insert((next, Deadline::at_us(next))),
+            };
+            if Pin::new(deadline).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.armed = None;
+            let ms = next.saturating_sub(self.started_us) / 1000;
+            let late =
+                |reason| Poll::Ready(Error::new(reason, format!("no response after {ms} ms")));
+            if idle_end == Some(next) {
+                let detail = "the request's body does not go on";
+                return Poll::Ready(Error::new(Reason::ClientTimeout, detail));
+            }
+            if self.try_end == Some(next) {
+                return late(Reason::TryTimeout);
+            }
+            self.end.at_us = self.end.later(upload, next);
+            if self.end.at_us.is_none() {
+                return late(Reason::RequestTimeout);
+            }
+        }
+    }
+}
+
+/// Send `head` and the body to `target` and wait for the head of the response; interim ones are
+/// passed on.
+///
+/// # Errors
+/// Why there is none; the reason tells whether sending again is safe.
+pub async fn exchange(
+    worker: &Rc<Worker>,
+    target: &Target,
+    head: &RequestHead,
+    client: &mut Downstream<'_>,
+    upload: &mut Upload,
+    mut clock: Clock,
+) -> Result<Answered, Error> {
+    loop {
+        let mut upstream = {
+            let mut beginning = pin!(Upstream::begin(worker, target, head));
+            std::future::poll_fn(|cx| match beginning.as_mut().poll(cx) {
+                Poll::Pending if client.poll_gone(cx).is_ready() => Poll::Ready(Err(gone())),
+                Poll::Pending => clock.poll(cx, upload).map(Err),
+                ready => ready,
+            })
+            .await?
+        };
+        let mut upload_over = false;
+        let answered = std::future::poll_fn(|cx| {
+            if !upload_over {
+                match upload.poll(cx, client.side(), upstream.side()) {
+                    Poll::Pending => {}
+                    Poll::Ready(Err(Failed::Source(broken))) => {
+                        return Poll::Ready(Err(body_broke(&broken)));
+                    }
+                    // An upstream that reads no further may still have answered.
+                    Poll::Ready(_) => upload_over = true,
+                }
+            }
+            poll_answer(cx, &mut upstream, client, upload, &mut clock)
+        })
+        .await;
+        match answered {
+            Ok(head) => return Ok(Answered { head, upstream }),
+            // A pooled connection that the peer closed meanwhile: another may take the very same
+            // request. A fresh one is never stale, so this ends.
+            Err(error) if error.reason == Reason::Reset && upstream.is_stale() => {
+                if upload.begin() {
+                    continue;
+                }
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn poll_answer(
+    cx: &mut Context<'_>,
+    upstream: &mut Upstream,
+    client: &mut Downstream<'_>,
+    upload: &Upload,
+    clock: &mut Clock,
+) -> Poll<Result<ResponseHead, Error>> {
+    loop {
+        match upstream.poll_head(cx) {
+            Poll::Ready(Ok(head))
+                if head.status.is_informational()
+                    && head.status != StatusCode::SWITCHING_PROTOCOLS =>
+            {
+                pass_interim(client, head);
+            }
+            Poll::Ready(head) => return Poll::Ready(head),
+            Poll::Pending => break,
+        }
+    }
+    let flushed = client.side().poll_flush(cx, false);
+    if matches!(flushed, Poll::Ready(Err(_))) || client.poll_gone(cx).is_ready() {
+        return Poll::Ready(Err(gone()));
+    }
+    clock.poll(cx, upload).map(Err)
+}
+
+/// Pass an interim response on, without what concerns us or one connection.
+fn pass_interim(client: &mut Downstream<'_>, mut head: ResponseHead) {
+    headers::strip_hop_by_hop(&mut head.fields);
+    headers::strip_own(&mut head.fields);
+    client.interim(&head);
+}
+
+fn gone() -> Error {
+    Error::new(Reason::ClientGone, "the client went away")
+}
+
+fn body_broke(broken: &crate::side::Broken) -> Error {
+    let detail = format!("the request's body broke off: {broken}");
+    match broken {
+        crate::side::Broken::Framing(_) => Error::new(Reason::BadRequest, detail),
+        _ => Error::new(Reason::ClientGone, detail),
     }
 }
 
@@ -86,37 +262,31 @@ impl Journey<'_> {
     /// Why the last try brought no response.
     pub async fn tries(
         &self,
-        parts: Parts,
-        body: &BodySource,
+        client: &mut Downstream<'_>,
+        upload: &mut Upload,
         seen: &mut Observation,
-    ) -> Result<(Sent, InFlight), Error> {
-        let conditions = Conditions {
-            traffic: &self.plan.traffic,
-            rule: self.rule.retry.as_ref(),
-        };
+    ) -> Result<(Answered, InFlight), Error> {
+        let conditions = self.conditions();
         let budget = &self.backend.service.load.budget;
         budget.deposit(&self.plan.traffic.retry_budget);
         let mut tried = Vec::new();
-        let mut parts = Some(parts);
         for retry in 0.. {
-            let last = retry >= conditions.attempts();
-            let head = if last { parts.take() } else { parts.clone() };
-            let (Some(head), Some(body_of_try)) = (head, body.next()) else {
+            if !upload.begin() {
                 break;
-            };
+            }
+            let last = retry >= conditions.attempts();
             seen.tries = retry + 1;
-            let request = Request::from_parts(head, body_of_try);
-            let outcome = self.one_try(request, body, seen, &mut tried).await;
+            let outcome = self.one_try(client, upload, seen, &mut tried).await;
             let ended = match &outcome {
-                Ok((sent, _)) => match peer_failure(seen, &sent.response) {
+                Ok((answered, _)) => match peer_failure(seen, &answered.head) {
                     Some(reason) => Outcome::Failed(reason),
-                    None => Outcome::Status(sent.response.status()),
+                    None => Outcome::Status(answered.head.status),
                 },
                 Err(error) => Outcome::Failed(error.reason),
             };
             let again = !last
-                && conditions.wants(ended, &self.method)
-                && body.can_replay()
+                && conditions.wants(ended, &self.head.method)
+                && upload.can_replay()
                 && budget.withdraw(&self.plan.traffic.retry_budget, now_us());
             if !again {
                 return outcome;
@@ -139,14 +309,26 @@ impl Journey<'_> {
         ))
     }
 
+    fn conditions(&self) -> Conditions<'_> {
+        Conditions {
+            traffic: &self.plan.traffic,
+            rule: self.rule.retry.as_ref(),
+        }
+    }
+
+    /// Whether another try may want the request's body.
+    pub fn may_retry(&self) -> bool {
+        self.conditions().attempts() > 0
+    }
+
     /// One try at one endpoint.
     async fn one_try(
         &self,
-        request: Request<RequestBody>,
-        body: &BodySource,
+        client: &mut Downstream<'_>,
+        upload: &mut Upload,
         seen: &mut Observation,
         tried: &mut Vec<u64>,
-    ) -> Result<(Sent, InFlight), Error> {
+    ) -> Result<(Answered, InFlight), Error> {
         let endpoints = self.endpoints().await?;
         let started_us = now_us();
         let endpoint = self.pick(&endpoints, tried, started_us)?;
@@ -154,17 +336,14 @@ impl Journey<'_> {
         seen.endpoint(endpoint);
         let target = self.target(endpoint)?;
         let in_flight = InFlight::begin(endpoint);
-        let sending = std::pin::pin!(upstream::send(self.worker, &target, request));
-        let result = self.in_time(sending, body, started_us).await;
-        if result.is_err() && body.is_broken() {
-            // Neither the endpoint's fault, nor worth another try.
-            return Err(Error::new(
-                Reason::ClientGone,
-                "the request's body broke off",
-            ));
-        }
+        let try_ms = self
+            .rule
+            .try_ms
+            .unwrap_or(self.plan.traffic.per_try_timeout_ms);
+        let clock = Clock::new(started_us, try_ms, self.end);
+        let result = exchange(self.worker, &target, self.head, client, upload, clock).await;
         self.learn(endpoint, &endpoints, &result, started_us);
-        result.map(|sent| (sent, in_flight))
+        result.map(|answered| (answered, in_flight))
     }
 
     /// What the try says about the endpoint.
@@ -172,19 +351,16 @@ impl Journey<'_> {
         &self,
         endpoint: &Arc<Endpoint>,
         all: &[Arc<Endpoint>],
-        result: &Result<Sent, Error>,
+        result: &Result<Answered, Error>,
         started_us: u64,
     ) {
         let now = now_us();
         let (failed, latency) = match result {
-            Ok(sent) => (
-                sent.response.status().is_server_error(),
+            Ok(answered) => (
+                answered.head.status.is_server_error(),
                 now.saturating_sub(started_us),
             ),
-            // Our own limits, or the want of a certificate, say nothing about the endpoint.
-            Err(error) if matches!(error.reason, Reason::PendingLimit | Reason::NoIdentity) => {
-                return;
-            }
+            Err(error) if says_nothing(error.reason) => return,
             Err(_) => (true, FAILED_LATENCY_US.max(now.saturating_sub(started_us))),
         };
         endpoint.state.observe(latency, now);
@@ -255,71 +431,23 @@ impl Journey<'_> {
             source: None,
         })
     }
+}
 
-    /// Wait for the head of a response as long as the try and the request may take.
-    async fn in_time(
-        &self,
-        mut sending: impl Future<Output = Result<Sent, Error>> + Unpin,
-        body: &BodySource,
-        started_us: u64,
-    ) -> Result<Sent, Error> {
-        let try_ms = self
-            .rule
-            .try_ms
-            .unwrap_or(self.plan.traffic.per_try_timeout_ms);
-        let try_end = (try_ms > 0).then(|| started_us.saturating_add(try_ms.saturating_mul(1000)));
-        let mut end = self.end.at_us;
-        loop {
-            let next = match (try_end, end) {
-                (None, None) => return sending.await,
-                (Some(one), Some(all)) => one.min(all),
-                (Some(one), None) | (None, Some(one)) => one,
-            };
-            if let Some(result) = until(next, &mut sending).await {
-                return result;
-            }
-            let ms = now_us().saturating_sub(started_us) / 1000;
-            let late = |reason| Err(Error::new(reason, format!("no response after {ms} ms")));
-            if try_end == Some(next) {
-                return late(Reason::TryTimeout);
-            }
-            end = self.end.later(body, next);
-            if end.is_none() {
-                return late(Reason::RequestTimeout);
-            }
-        }
-    }
-
-    /// A switch of protocols: one try on a connection of its own, then bytes both ways.
-    ///
-    /// # Errors
-    /// No endpoint, no connection or no response.
-    pub async fn upgrade(
-        &self,
-        parts: Parts,
-        protocol: HeaderValue,
-        client: OnUpgrade,
-        seen: &mut Observation,
-    ) -> Result<(Response<Incoming>, InFlight), Error> {
-        let endpoints = self.endpoints().await?;
-        let endpoint = self.pick(&endpoints, &[], now_us())?;
-        seen.endpoint(endpoint);
-        seen.tries = 1;
-        let target = self.target(endpoint)?;
-        let in_flight = InFlight::begin(endpoint);
-        let carrying = upgrade::carry(self.worker, &target, parts, protocol, client);
-        let response = match self.end.at_us {
-            None => carrying.await?,
-            Some(end_us) => until(end_us, Box::pin(carrying))
-                .await
-                .unwrap_or_else(|| Err(Error::new(Reason::RequestTimeout, "no response")))?,
-        };
-        Ok((response, in_flight))
-    }
+/// Our own limits, the want of a certificate, and what the client did say nothing about an
+/// endpoint.
+fn says_nothing(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::PendingLimit
+            | Reason::NoIdentity
+            | Reason::BadRequest
+            | Reason::ClientGone
+            | Reason::ClientTimeout
+    )
 }
 
 /// What the peer's sidecar says went wrong between it and its application.
-fn peer_failure(seen: &Observation, response: &Response<Incoming>) -> Option<Reason> {
+fn peer_failure(seen: &Observation, response: &ResponseHead) -> Option<Reason> {
     reason_of(seen, response).filter(|reason| {
         matches!(
             reason,
@@ -329,13 +457,13 @@ fn peer_failure(seen: &Observation, response: &Response<Incoming>) -> Option<Rea
 }
 
 /// The reason that the peer's sidecar gave; nobody else is believed.
-pub fn reason_of(seen: &Observation, response: &Response<Incoming>) -> Option<Reason> {
-    let text = response
-        .headers()
-        .get(REASON_HEADER)
-        .filter(|_| seen.key.mtls)?;
+pub fn reason_of(seen: &Observation, response: &ResponseHead) -> Option<Reason> {
+    if !seen.key.mtls || !response.fields.has(crate::fields::Name::Own) {
+        return None;
+    }
+    let text = response.fields.get(REASON_HEADER)?;
     Reason::ALL
         .iter()
         .copied()
-        .find(|reason| reason.as_str().as_bytes() == text.as_bytes())
+        .find(|reason| reason.as_str() == text)
 }

@@ -10,9 +10,11 @@ use std::time::{Duration, SystemTime};
 use rustls::ClientConfig;
 
 use crate::error::{Error, Reason};
+use crate::http1::buffer;
 use crate::observe::metrics::ThreadMetrics;
 use crate::plan::service::Service;
 use crate::shared::Shared;
+use crate::timer;
 use crate::tls::{self, SpiffeId};
 use crate::upstream::connect::Alpn;
 use crate::upstream::http2::Connections;
@@ -60,12 +62,19 @@ impl Worker {
             hosts: RefCell::default(),
             tls: RefCell::default(),
         });
+        let mut closing = worker.shared.closing.subscribe();
+        tokio::task::spawn_local(async move {
+            while closing.changed().await.is_ok() {
+                timer::wake_all();
+            }
+        });
         let weak = Rc::downgrade(&worker);
         tokio::task::spawn_local(async move {
             loop {
                 tokio::time::sleep(SWEEP_INTERVAL).await;
                 let Some(worker) = weak.upgrade() else { return };
                 worker.pool.borrow_mut().sweep();
+                buffer::trim();
                 worker.http2.sweep();
             }
         });

@@ -22,6 +22,8 @@ VALUES_MAX: Final = 400_000
 """Values of one document, counting what aliases repeat."""
 DEPTH_MAX: Final = 64
 """No resource nests deeper than about twenty."""
+LIBRARY_DEPTH: Final = "exceeded maximum nesting depth"
+"""What the YAML library says at its own, higher bound, which its look-ahead may reach first."""
 DIGITS_MAX: Final = 40
 
 Place = tuple[int, int]
@@ -89,6 +91,8 @@ def documents(text: str | bytes) -> Iterator[Document]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark else None
+        if error.problem == LIBRARY_DEPTH:
+            raise MalformedText(f"nested deeper than {DEPTH_MAX}", place) from error
         raise MalformedText(f"not YAML: {error.problem}", place) from error
     except yaml.reader.ReaderError as error:
         raise MalformedText(f"not YAML: {error.reason}", None) from error

@@ -4,6 +4,7 @@ It is made of libraries of the protocols alone, so that what it says on the wire
 """
 
 import asyncio
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
-from h2.exceptions import ProtocolError
+from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER, Protocol, State
@@ -47,7 +48,9 @@ class Conversation(asyncio.Protocol):
     def data_received(self, received: bytes) -> None:
         try:
             for event in self.h2.receive_data(received):
-                self.happened(event)
+                # A stream may be reset by what came with its request.
+                with contextlib.suppress(StreamClosedError):
+                    self.happened(event)
         except ProtocolError:
             self.transport.close()
         self.transport.write(self.h2.data_to_send())

@@ -9,7 +9,6 @@ pub mod prometheus;
 pub mod report;
 pub mod tap;
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,6 +18,8 @@ use serde_json::json;
 
 use crate::control::Outgoing;
 use crate::error::Reason;
+use crate::fields::{Fields, Name};
+use crate::head::RequestHead;
 use crate::plan::endpoints::Endpoint;
 use crate::record::Protocol;
 use crate::settings::AccessLog;
@@ -37,8 +38,8 @@ pub struct Observation {
     pub key: SeriesKey,
     /// Tries so far.
     pub tries: u32,
-    /// Bytes of the request's body that were sent on; the body counts while it is sent.
-    pub request_bytes: Option<Rc<Cell<u64>>>,
+    /// Bytes of the request's body that were sent on.
+    pub request_bytes: u64,
     /// Bytes of the response's body that were sent back.
     pub response_bytes: u64,
     /// The policy that denied or allowed it.
@@ -59,17 +60,13 @@ struct Detail {
 
 impl Observation {
     /// Begin. `method`, `path` and the trace are kept only if someone will read them.
-    pub fn begin<B>(
-        worker: &Rc<Worker>,
-        direction: Direction,
-        request: &http::Request<B>,
-    ) -> Observation {
+    pub fn begin(worker: &Rc<Worker>, direction: Direction, head: &RequestHead) -> Observation {
         let wanted = worker.shared.log.is_some() || worker.shared.taps.is_active();
         let detail = wanted.then(|| {
             Box::new(Detail {
-                method: request.method().as_str().to_owned(),
-                path: request.uri().path().to_owned(),
-                trace_id: trace::of(request.headers()).map(str::to_owned),
+                method: head.method.as_str().to_owned(),
+                path: head.path().to_owned(),
+                trace_id: trace::of(&head.fields).map(str::to_owned),
             })
         });
         Observation {
@@ -77,7 +74,7 @@ impl Observation {
             start_us: now_us(),
             key: SeriesKey::new(direction, Protocol::Http),
             tries: 0,
-            request_bytes: None,
+            request_bytes: 0,
             response_bytes: 0,
             policy: None,
             detail,
@@ -107,7 +104,7 @@ impl Observation {
             start_us: now_us(),
             key,
             tries: 1,
-            request_bytes: Some(Rc::default()),
+            request_bytes: 0,
             response_bytes: 0,
             policy,
             detail: wanted.then(|| Box::new(detail)),
@@ -117,9 +114,7 @@ impl Observation {
 
     /// Bytes that a connection carried, counted at once: it may live for days.
     pub fn carried(&mut self, request: u64, response: u64) {
-        if let Some(sent) = &self.request_bytes {
-            sent.set(sent.get() + request);
-        }
+        self.request_bytes += request;
         self.response_bytes += response;
         if let Some(series) = &self.connection {
             let (bytes_in, bytes_out) = self.key.direction.sides(request, response);
@@ -128,9 +123,9 @@ impl Observation {
     }
 
     /// The trace was made here.
-    pub fn traced(&mut self, headers: &http::HeaderMap) {
+    pub fn traced(&mut self, fields: &Fields) {
         if let Some(detail) = &mut self.detail {
-            detail.trace_id = trace::of(headers).map(str::to_owned);
+            detail.trace_id = trace::of(fields).map(str::to_owned);
         }
     }
 
@@ -148,11 +143,11 @@ impl Observation {
     }
 
     /// Look for a gRPC status in a response's head or trailers.
-    pub fn look_for_grpc_status(&mut self, headers: &http::HeaderMap) {
+    pub fn look_for_grpc_status(&mut self, fields: &Fields) {
         if self.key.protocol != Protocol::Http
-            && let Some(status) = headers.get("grpc-status")
+            && let Some(status) = fields.first_text(Name::GrpcStatus)
         {
-            self.key.grpc_status = status.to_str().ok().and_then(|text| text.parse().ok());
+            self.key.grpc_status = status.parse().ok();
         }
     }
 
@@ -238,7 +233,7 @@ impl Observation {
             "reason": self.key.reason.map(Reason::as_str),
             "duration_ms": latency_us as f64 / 1000.0,
             "tries": self.tries,
-            "request_bytes": self.request_bytes.as_ref().map_or(0, |bytes| bytes.get()),
+            "request_bytes": self.request_bytes,
             "response_bytes": self.response_bytes,
             "route": text(&name(self.key.route)),
             "policy": self.policy.as_deref(),
@@ -268,8 +263,10 @@ impl Observation {
             // No response was ever made: the caller went away.
             self.key.reason = Some(Reason::ClientGone);
         }
-        let request_bytes = self.request_bytes.as_ref().map_or(0, |bytes| bytes.get());
-        let (bytes_in, bytes_out) = self.key.direction.sides(request_bytes, self.response_bytes);
+        let (bytes_in, bytes_out) = self
+            .key
+            .direction
+            .sides(self.request_bytes, self.response_bytes);
         let retries = u64::from(self.tries.saturating_sub(1));
         self.worker
             .metrics

@@ -52,6 +52,24 @@ pub struct EndpointState {
     pub ejected_until_us: AtomicU64,
 }
 
+/// Counts a request at its endpoint while it is in flight.
+#[derive(Debug)]
+pub struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    /// Begin.
+    pub fn begin(endpoint: &Arc<Endpoint>) -> InFlight {
+        endpoint.state.in_flight.fetch_add(1, Relaxed);
+        InFlight(Arc::clone(endpoint))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.state.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Endpoint {
     fn build(record: &EndpointRecord, names: &Names) -> Result<Endpoint, String> {
         let place = |message: String| format!("endpoint \"{}\": {message}", record.workload);

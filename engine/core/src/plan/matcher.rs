@@ -49,14 +49,14 @@ impl Matcher {
     }
 
     /// Whether the request is matched.
-    pub fn matches(&self, head: &RequestHead<'_>) -> bool {
+    pub fn matches(&self, head: &RequestHead) -> bool {
         self.path
             .as_ref()
-            .is_none_or(|path| path.matches(head.path))
+            .is_none_or(|path| path.matches(head.path()))
             && self
                 .method
                 .as_ref()
-                .is_none_or(|method| method == head.method)
+                .is_none_or(|method| method == head.method.as_str())
             && self.headers.iter().all(|(name, matcher)| {
                 head.header(name)
                     .is_some_and(|value| matcher.matches(&value))
@@ -137,7 +137,8 @@ fn whole(pattern: &str) -> Result<Regex, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderMap;
+    use crate::fields::Fields;
+    use http::Method;
 
     fn path(kind: PathMatchKind, value: &str) -> Match {
         Match {
@@ -152,13 +153,7 @@ mod tests {
     }
 
     fn hit(record: &Match, path: &str) -> bool {
-        let headers = HeaderMap::new();
-        let head = RequestHead {
-            method: "GET",
-            path,
-            query: None,
-            headers: &headers,
-        };
+        let head = RequestHead::described(Method::GET, path, Fields::default());
         Matcher::build(record)
             .expect("the match is valid")
             .matches(&head)

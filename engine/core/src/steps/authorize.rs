@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::head::decode_path;
+use crate::path::decode_path;
 use crate::plan::inbound::{FromPlan, InboundPlan, PolicyPlan, RulePlan, ToPlan};
 use crate::record::Action;
 use crate::tls::SpiffeId;

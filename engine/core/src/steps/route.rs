@@ -19,7 +19,7 @@ pub struct Routed<'a> {
 ///
 /// # Errors
 /// [`Reason::NoRoute`] when the port has routes and none matches (Gateway API: 404).
-pub fn route<'a>(port: &'a PortPlan, head: &RequestHead<'_>) -> Result<Routed<'a>, Error> {
+pub fn route<'a>(port: &'a PortPlan, head: &RequestHead) -> Result<Routed<'a>, Error> {
     let Some(table) = &port.table else {
         return Ok(Routed {
             rule: &port.direct,
@@ -37,7 +37,7 @@ pub fn route<'a>(port: &'a PortPlan, head: &RequestHead<'_>) -> Result<Routed<'a
         .ok_or_else(|| {
             Error::new(
                 Reason::NoRoute,
-                format!("no route matches {} {}", head.method, head.path),
+                format!("no route matches {} {}", head.method, head.path()),
             )
         })
 }

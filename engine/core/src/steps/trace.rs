@@ -1,20 +1,15 @@
 //! W3C Trace Context: pass `traceparent` on, make one where there is none or a broken one.
 
-use http::HeaderMap;
-use http::header::HeaderValue;
-
-const NAME: &str = "traceparent";
+use crate::fields::{Fields, Name};
 
 /// Make sure that the request carries a valid `traceparent` (W3C Trace Context, level 1).
-pub fn ensure(headers: &mut HeaderMap) {
-    if headers
-        .get(NAME)
-        .is_some_and(|value| trace_id(value.as_bytes()).is_some())
-    {
+pub fn ensure(fields: &mut Fields) {
+    if of(fields).is_some() {
         return;
     }
+    fields.remove(Name::Traceparent);
     // A broken parent means that its state cannot be trusted (§3.3.1.2).
-    headers.remove("tracestate");
+    fields.remove(Name::Tracestate);
     let mut text = [b'0'; 55];
     let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
     write_hex(&mut text[3..35], trace);
@@ -24,14 +19,12 @@ pub fn ensure(headers: &mut HeaderMap) {
     for dash in [2, 35, 52] {
         text[dash] = b'-';
     }
-    if let Ok(value) = HeaderValue::from_bytes(&text) {
-        headers.insert(NAME, value);
-    }
+    fields.append(b"traceparent", &text);
 }
 
-/// The trace id of a valid `traceparent` in `headers`.
-pub fn of(headers: &HeaderMap) -> Option<&str> {
-    trace_id(headers.get(NAME)?.as_bytes())
+/// The trace id of a valid `traceparent` in `fields`.
+pub fn of(fields: &Fields) -> Option<&str> {
+    trace_id(fields.first(Name::Traceparent)?)
 }
 
 fn trace_id(value: &[u8]) -> Option<&str> {
@@ -84,14 +77,12 @@ mod tests {
             ("nonsense".to_owned(), false),
             (String::new(), false),
         ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(NAME, HeaderValue::from_str(&given).expect("text"));
-            headers.insert("tracestate", HeaderValue::from_static("a=b"));
-            ensure(&mut headers);
-            let now = headers[NAME].to_str().expect("text").to_owned();
+            let mut fields = Fields::of(&[("Traceparent", &given), ("tracestate", "a=b")]);
+            ensure(&mut fields);
+            let now = fields.get("traceparent").expect("one").into_owned();
             assert_eq!(now == given, kept, "{given}");
             assert!(trace_id(now.as_bytes()).is_some(), "{now}");
-            assert_eq!(headers.contains_key("tracestate"), kept);
+            assert_eq!(fields.has(Name::Tracestate), kept);
         }
     }
 }

@@ -1,127 +1,108 @@
-//! An HTTP/1.1 connection that is driven inside the task of the request that uses it: no task
-//! and no channel hop per connection or request.
+//! A connection of HTTP/1.1 to an endpoint: one request at a time, and back to the pool.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, Connection, SendRequest};
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
 
-use super::body::RequestBody;
 use super::connect::{Connected, ConnectionPermit};
 use super::pool;
-use super::stream::Stream;
 use crate::error::{Error, Reason};
+use crate::head::{RequestHead, ResponseHead};
+use crate::http1::parse::{self, AskedWith};
+use crate::http1::{Connection, encode};
 use crate::plan::service::Service;
 use crate::timer::now_us;
 use crate::worker::Worker;
 
-/// Longest response head; also the most that is buffered of a body.
-pub const BUFFER_MAX: usize = 64 * 1024;
-/// Most header lines of a request or response: hyper's own bound, the one for which it needs no
-/// memory per message.
-pub const HEADERS_MAX: usize = 100;
-
-/// A connection and its sender. Boxed: it moves between pool, request and response body, and its
-/// buffers' bookkeeping alone is a kilobyte.
+/// A connection, boxed: it moves between pool and request.
 #[derive(Debug)]
 pub struct Http1(Box<Open>);
 
 #[derive(Debug)]
 struct Open {
-    sender: SendRequest<RequestBody>,
-    connection: Connection<TokioIo<Stream>, RequestBody>,
-    closed: bool,
+    connection: Connection,
     key: pool::Key,
     expires_us: Option<u64>,
     permit: Option<ConnectionPermit>,
-}
-
-/// A try that brought no response; the request comes back when nothing of it was sent.
-#[derive(Debug)]
-pub struct Failed {
-    /// Why.
-    pub error: Error,
-    /// The unsent request.
-    pub request: Option<Request<RequestBody>>,
-}
-
-/// The options of every client connection.
-pub(crate) fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder.max_buf_size(BUFFER_MAX).writev(false);
-    builder
+    asked: AskedWith,
+    /// Whether the peer keeps the connection after the response at hand.
+    persistent: bool,
+    /// Whether no request was sent before the one at hand.
+    fresh: bool,
 }
 
 impl Http1 {
-    /// Speak HTTP/1.1 on a new connection.
-    pub async fn start(
-        connected: Connected,
-        key: pool::Key,
-        permit: Option<ConnectionPermit>,
-    ) -> Result<Http1, Error> {
-        let (sender, connection) = builder()
-            .handshake(TokioIo::new(connected.stream))
-            .await
-            .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
-        let expires_us = connected.expires_us;
-        Ok(Http1(Box::new(Open {
-            sender,
-            connection,
-            closed: false,
+    /// Over a new connection.
+    pub fn new(connected: Connected, key: pool::Key, permit: Option<ConnectionPermit>) -> Http1 {
+        Http1(Box::new(Open {
+            connection: Connection::new(connected.stream),
             key,
-            expires_us,
+            expires_us: connected.expires_us,
             permit,
-        })))
+            asked: AskedWith::default(),
+            persistent: false,
+            fresh: true,
+        }))
     }
 
-    /// Drive the connection.
-    pub fn poll(&mut self, cx: &mut Context<'_>) {
-        self.0.poll(cx);
+    /// The connection.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.0.connection
     }
 
-    /// Whether a request may be sent now.
-    pub fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether no request was sent before the one at hand.
+    pub fn is_fresh(&self) -> bool {
+        self.0.fresh
+    }
+
+    /// Whether another request may be sent now.
+    pub fn is_usable(&mut self) -> bool {
+        self.0.expires_us.is_none_or(|end| now_us() < end) && self.0.connection.is_quiet()
+    }
+
+    /// Begin a request; `switch` asks for a switch of protocols.
+    pub fn begin(&mut self, head: &RequestHead, switch: Option<&[u8]>) {
         let open = &mut *self.0;
-        open.poll(cx);
-        !open.closed
-            && open.expires_us.is_none_or(|end| now_us() < end)
-            && matches!(open.sender.poll_ready(cx), Poll::Ready(Ok(())))
+        open.asked = AskedWith {
+            head: head.method == http::Method::HEAD,
+            switch: switch.is_some(),
+        };
+        open.persistent = false;
+        let encoder = encode::request(open.connection.out(), head, switch);
+        open.connection.begin_body(encoder);
     }
 
-    /// Send a request and wait for the head of its response.
+    /// Wait for the next head, interim ones included.
     ///
     /// # Errors
-    /// [`Reason::Unsent`], [`Reason::Reset`] or [`Reason::BadResponse`].
-    pub async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Failed> {
-        let mut response = std::pin::pin!(self.0.sender.try_send_request(request));
-        std::future::poll_fn(|cx| {
-            self.0.poll(cx);
-            response.as_mut().poll(cx)
-        })
-        .await
-        .map_err(|mut failure| {
-            let request = failure.take_message();
-            let error = failure.into_error();
-            let reason = match &request {
-                Some(_) => Reason::Unsent,
-                None if error.is_parse() => Reason::BadResponse,
-                None => Reason::Reset,
+    /// [`Reason::Reset`] or [`Reason::BadResponse`].
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Error>> {
+        let open = &mut *self.0;
+        let asked = open.asked;
+        let parsed = open
+            .connection
+            .poll_head(cx, |input| parse::response(input, asked));
+        let framed = ready!(parsed).map_err(|error| {
+            let reason = match error.reason {
+                Reason::ClientGone => Reason::Reset,
+                _ => Reason::BadResponse,
             };
-            Failed {
-                error: Error::new(reason, describe(&error)),
-                request,
-            }
-        })
+            Error::new(reason, error.detail)
+        })?;
+        let Some(framed) = framed else {
+            let detail = "the connection ended without a response";
+            return Poll::Ready(Err(Error::new(Reason::Reset, detail)));
+        };
+        if framed.head.status == StatusCode::SWITCHING_PROTOCOLS {
+            open.connection.switch();
+        } else if !framed.head.status.is_informational() {
+            open.connection.expect_body(framed.body);
+            open.persistent = framed.persistent;
+        }
+        Poll::Ready(Ok(framed.head))
     }
 
     /// Whether the connection counts against the limits of `service`.
@@ -133,8 +114,9 @@ impl Http1 {
     }
 
     /// The response has ended: keep the connection for the next request if it is in order.
-    pub fn give_back(mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
-        if !self.is_usable(cx) {
+    pub fn give_back(mut self, worker: &Rc<Worker>) {
+        self.0.fresh = false;
+        if !self.0.persistent || !self.0.connection.is_read() || !self.is_usable() {
             return;
         }
         let waited_for = self.0.permit.as_ref().map(|permit| Arc::clone(&permit.0));
@@ -145,25 +127,4 @@ impl Http1 {
             service.load.freed.notify_one();
         }
     }
-}
-
-impl Open {
-    fn poll(&mut self, cx: &mut Context<'_>) {
-        // The outcome reaches the request through its own future or body.
-        if !self.closed && Pin::new(&mut self.connection).poll(cx).is_ready() {
-            self.closed = true;
-        }
-    }
-}
-
-/// The error with its causes.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

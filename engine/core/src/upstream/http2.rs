@@ -1,49 +1,29 @@
 //! One HTTP/2 connection per endpoint and thread, shared by all its requests.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper::rt::Executor;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use tokio::sync::Mutex;
 
-use super::body::RequestBody;
+use super::Target;
 use super::connect::{Alpn, ConnectionPermit, connect};
-use super::http1::describe;
 use super::pool::{IDLE_TIME, Key};
-use super::{Target, http1};
 use crate::error::{Error, Reason};
-use crate::timer::{CoarseTimer, micros, now_us};
+use crate::head::{Length, RequestHead, ResponseHead};
+use crate::http1::HEAD_MAX;
+use crate::http2::keepalive::KeepAlive;
+use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, Stream, heads};
+use crate::timer::{micros, now_us};
 use crate::worker::Worker;
 
-/// Flow-control window of a stream, bytes.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Flow-control window of a connection: several streams, so that one stalled stream does not
-/// stop the others.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// A peer that does not answer a ping for this long is gone.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between pings while requests are open.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-
-/// Runs hyper's tasks on the thread they belong to.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
-
-impl<F> Executor<F> for LocalExecutor
-where
-    F: std::future::Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
 
 type Slot = Rc<Mutex<Held>>;
 
@@ -58,9 +38,34 @@ struct Held {
 
 #[derive(Debug)]
 struct Shared {
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<Bytes>,
+    life: Rc<Life>,
     expires_us: Option<u64>,
     used_us: u64,
+}
+
+/// What a connection's task and its requests know of each other.
+#[derive(Debug, Default)]
+struct Life {
+    closed: Cell<bool>,
+    streams: Cell<u32>,
+}
+
+/// Counts a stream while it is open.
+#[derive(Debug)]
+struct Counted(Rc<Life>);
+
+impl Counted {
+    fn begin(life: &Rc<Life>) -> Counted {
+        life.streams.set(life.streams.get() + 1);
+        Counted(Rc::clone(life))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
 }
 
 /// The HTTP/2 connections of a thread.
@@ -80,54 +85,93 @@ impl Connections {
             slot.try_lock().map_or(true, |held| {
                 held.shared
                     .as_ref()
-                    .is_some_and(|shared| !shared.sender.is_closed() && shared.used_us > oldest)
+                    .is_some_and(|shared| !shared.life.closed.get() && shared.used_us > oldest)
             })
         });
     }
 }
 
-/// Send a request on the connection to `target`, opening it if need be.
+/// A request on a stream of its own.
+#[derive(Debug)]
+pub struct OnStream {
+    response: ResponseFuture,
+    _counted: Counted,
+    /// What goes and comes.
+    pub stream: Stream,
+}
+
+/// Begin a request on the connection to `target`, opening it if need be.
 ///
 /// # Errors
-/// As [`connect`], or why there is no response.
-pub async fn send(
+/// As [`connect`], or that the request did not leave.
+pub async fn begin(
     worker: &Rc<Worker>,
     target: &Target,
-    mut request: Request<RequestBody>,
-) -> Result<Response<Incoming>, Error> {
+    head: &RequestHead,
+    switch: Option<&[u8]>,
+) -> Result<OnStream, Error> {
     let slot = worker.http2.slot(Key::of(target));
     loop {
-        let (mut sender, fresh) = sender(worker, target, &slot).await?;
-        let unsent = |detail: String| Error::new(Reason::Unsent, detail);
-        if let Err(error) = sender.ready().await {
-            if fresh {
-                return Err(unsent(describe(&error)));
-            }
-            continue;
+        let (sender, life, fresh) = sender(worker, target, &slot).await?;
+        let mut sender = match sender.ready().await {
+            Ok(sender) => sender,
+            Err(_) if !fresh => continue,
+            Err(error) => return Err(Error::new(Reason::Unsent, error.to_string())),
+        };
+        if switch.is_some() && !sender.is_extended_connect_protocol_enabled() {
+            return Err(Error::new(
+                Reason::BadRequest,
+                "a service on HTTP/2 that cannot switch protocols",
+            ));
         }
-        match sender.try_send_request(request).await {
-            Ok(response) => return Ok(response),
-            Err(mut failure) => match failure.take_message() {
-                Some(back) if !fresh => request = back,
-                Some(_) => return Err(unsent(describe(&failure.into_error()))),
-                None => return Err(lost(&failure.into_error())),
-            },
+        let request = heads::to_request(head, switch, &target.address.to_string());
+        let ended = head.length == Length::None && switch.is_none();
+        match sender.send_request(request, ended) {
+            Ok((response, send)) => {
+                let mut stream = Stream::default();
+                if !ended {
+                    stream.send_to(send);
+                }
+                return Ok(OnStream {
+                    response,
+                    _counted: Counted::begin(&life),
+                    stream,
+                });
+            }
+            Err(error) if fresh || error.is_reset() => return Err(lost(&error)),
+            Err(_) => {}
         }
     }
 }
 
-/// A stream that ended without a response. `REFUSED_STREAM` says that nothing was done with it
-/// (RFC 9113 §8.7).
-fn lost(error: &hyper::Error) -> Error {
-    let refused = std::error::Error::source(error)
-        .and_then(|cause| cause.downcast_ref::<h2::Error>())
-        .is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM));
-    let reason = if refused {
+impl OnStream {
+    /// Wait for the next head, interim ones included.
+    ///
+    /// # Errors
+    /// [`Reason::Unsent`] or [`Reason::Reset`].
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Error>> {
+        if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
+            return Poll::Ready(Ok(heads::response(&interim, true)));
+        }
+        let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|e| lost(&e))?;
+        let (parts, recv) = response.into_parts();
+        let ended = recv.is_end_stream();
+        let head = heads::response(&http::Response::from_parts(parts, ()), ended);
+        self.stream.receive(recv);
+        Poll::Ready(Ok(head))
+    }
+}
+
+/// A stream that ended without a response. `REFUSED_STREAM`, and a GOAWAY that leaves it out, say
+/// that nothing was done with it (RFC 9113 §6.8 and §8.7).
+fn lost(error: &h2::Error) -> Error {
+    let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let reason = if error.is_remote() && (refused || error.is_go_away()) {
         Reason::Unsent
     } else {
         Reason::Reset
     };
-    Error::new(reason, describe(error))
+    Error::new(reason, error.to_string())
 }
 
 /// The sender of the slot's connection; `true`: it was opened just now.
@@ -135,15 +179,15 @@ async fn sender(
     worker: &Rc<Worker>,
     target: &Target,
     slot: &Slot,
-) -> Result<(SendRequest<RequestBody>, bool), Error> {
+) -> Result<(SendRequest<Bytes>, Rc<Life>, bool), Error> {
     let asked_us = now_us();
     let mut held = slot.lock().await;
     if let Some(shared) = &mut held.shared
-        && !shared.sender.is_closed()
+        && !shared.life.closed.get()
         && shared.expires_us.is_none_or(|end| asked_us < end)
     {
         shared.used_us = asked_us;
-        return Ok((shared.sender.clone(), false));
+        return Ok((shared.sender.clone(), Rc::clone(&shared.life), false));
     }
     if let Some((failed_us, reason, detail)) = &held.failed
         && *failed_us > asked_us
@@ -153,12 +197,12 @@ async fn sender(
     held.shared = None;
     match open(worker, target).await {
         Ok(shared) => {
-            let sender = shared.sender.clone();
+            let (sender, life) = (shared.sender.clone(), Rc::clone(&shared.life));
             *held = Held {
                 shared: Some(shared),
                 failed: None,
             };
-            Ok((sender, true))
+            Ok((sender, life, true))
         }
         Err(error) => {
             held.failed = Some((now_us(), error.reason, error.detail.clone()));
@@ -174,23 +218,33 @@ async fn open(worker: &Rc<Worker>, target: &Target) -> Result<Shared, Error> {
         None => None,
     };
     let connected = connect(worker, target, Alpn::Http2).await?;
-    let (sender, connection) = Builder::new(LocalExecutor)
-        .timer(CoarseTimer)
-        .initial_stream_window_size(STREAM_WINDOW)
+    let (sender, mut connection) = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(http1::BUFFER_MAX).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .handshake(TokioIo::new(connected.stream))
+        .max_header_list_size(HEAD_MAX as u32)
+        .max_send_buffer_size(STREAM_SEND_MAX)
+        .enable_push(false)
+        .handshake(connected.stream)
         .await
-        .map_err(|error| Error::new(Reason::ConnectFailed, describe(&error)))?;
+        .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
+    let life = Rc::new(Life::default());
+    let lives = Rc::clone(&life);
     tokio::task::spawn_local(async move {
+        let mut alive = KeepAlive::new(connection.ping_pong(), PING_INTERVAL);
         // Each stream learns of the connection's end by itself.
-        let _ended = connection.await;
+        std::future::poll_fn(|cx| {
+            if Pin::new(&mut connection).poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            alive.poll(cx, lives.streams.get() > 0)
+        })
+        .await;
+        lives.closed.set(true);
         drop(permit);
     });
     Ok(Shared {
         sender,
+        life,
         expires_us: connected.expires_us,
         used_us: now_us(),
     })

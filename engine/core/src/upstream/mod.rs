@@ -1,6 +1,5 @@
 //! The way to an endpoint: connect, keep connections, send one request.
 
-pub mod body;
 pub mod connect;
 pub mod http1;
 pub mod http2;
@@ -10,19 +9,18 @@ pub mod stream;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, Version};
-use hyper::body::Incoming;
-
-use crate::error::{Error, Reason};
+use crate::error::Error;
+use crate::head::{RequestHead, ResponseHead};
 use crate::plan::service::Service;
 use crate::record::Limits;
-use crate::steps::headers;
+use crate::side::Side;
 use crate::tls::SpiffeId;
 use crate::worker::Worker;
-use body::RequestBody;
 use http1::Http1;
+use http2::OnStream;
 
 /// Where one try goes.
 #[derive(Clone, Debug)]
@@ -43,60 +41,70 @@ pub struct Target {
     pub source: Option<IpAddr>,
 }
 
-/// A response and, over HTTP/1.1, the connection that still carries its body.
+/// A request at an endpoint.
 #[derive(Debug)]
-pub struct Sent {
-    /// Head and body.
-    pub response: Response<Incoming>,
-    /// `None` over HTTP/2, where a task of its own drives the connection.
-    pub connection: Option<Http1>,
+pub enum Upstream {
+    /// On a connection of its own.
+    Http1(Http1),
+    /// On a stream.
+    Http2(OnStream),
 }
 
-/// Send one request to `target`.
-///
-/// # Errors
-/// Why there is no response; the reason tells whether sending again is safe.
-pub async fn send(
-    worker: &Rc<Worker>,
-    target: &Target,
-    mut request: Request<RequestBody>,
-) -> Result<Sent, Error> {
-    let (mut parts, body) = request.into_parts();
-    if target.http2 {
-        parts.version = Version::HTTP_2;
-        headers::to_http2(
-            &mut parts.uri,
-            &mut parts.headers,
-            &target.address.to_string(),
-        );
-        request = Request::from_parts(parts, body);
-        let response = Box::pin(http2::send(worker, target, request)).await?;
-        return Ok(Sent {
-            response,
-            connection: None,
-        });
+impl Upstream {
+    /// Begin a request at `target`: find or open a connection, and put the head on its way.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn begin(
+        worker: &Rc<Worker>,
+        target: &Target,
+        head: &RequestHead,
+    ) -> Result<Upstream, Error> {
+        let switch = head.protocol();
+        if target.http2 {
+            let began = Box::pin(http2::begin(worker, target, head, switch)).await?;
+            return Ok(Upstream::Http2(began));
+        }
+        let mut connection = pool::checkout(worker, target).await?;
+        connection.begin(head, switch);
+        Ok(Upstream::Http1(connection))
     }
-    parts.version = Version::HTTP_11;
-    headers::to_http1(&parts.method, &mut parts.uri, &mut parts.headers);
-    request = Request::from_parts(parts, body);
-    loop {
-        let (mut connection, fresh) = pool::checkout(worker, target).await?;
-        match connection.send(request).await {
-            Ok(response) => {
-                return Ok(Sent {
-                    response,
-                    connection: Some(connection),
-                });
-            }
-            // A pooled connection that the peer closed meanwhile: nothing was sent, so another
-            // connection may take the very same request.
-            Err(http1::Failed {
-                error,
-                request: Some(unsent),
-            }) if !fresh && error.reason == Reason::Unsent => {
-                request = unsent;
-            }
-            Err(http1::Failed { error, .. }) => return Err(error),
+
+    /// Where bodies go to and come from.
+    pub fn side(&mut self) -> Side<'_> {
+        match self {
+            Upstream::Http1(connection) => Side::Http1(connection.connection()),
+            Upstream::Http2(began) => Side::Http2(&mut began.stream),
+        }
+    }
+
+    /// Wait for the next head of a response, interim ones included.
+    ///
+    /// # Errors
+    /// Why none will come; the reason tells whether sending again is safe.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Error>> {
+        match self {
+            Upstream::Http1(connection) => connection.poll_head(cx),
+            Upstream::Http2(began) => began.poll_head(cx),
+        }
+    }
+
+    /// Whether the peer had closed the connection, which was used before, when this request came:
+    /// nothing of it was written.
+    pub fn is_stale(&mut self) -> bool {
+        match self {
+            Upstream::Http1(reused) => !reused.is_fresh() && reused.connection().is_unwritten(),
+            Upstream::Http2(_) => false,
+        }
+    }
+
+    /// The exchange is over: keep the connection if both sides ended as they should; `sent`:
+    /// the request did.
+    pub fn finish(self, worker: &Rc<Worker>, sent: bool) {
+        match self {
+            Upstream::Http1(connection) if sent => connection.give_back(worker),
+            // What was not sent to its end breaks the connection, or resets the stream.
+            Upstream::Http1(_) | Upstream::Http2(_) => {}
         }
     }
 }

@@ -86,50 +86,41 @@ pub fn check_in(worker: &Rc<Worker>, key: Key, connection: Http1) {
     connections.push((now_us(), connection));
 }
 
-/// A connection to `target`: an idle one, or a new one within the service's limits. `true`: it
-/// is new.
+/// A connection to `target`: an idle one, or a new one within the service's limits.
 ///
 /// # Errors
 /// As [`connect`], and [`Reason::PendingLimit`] when too many wait, or waited too long.
-pub async fn checkout(worker: &Rc<Worker>, target: &Target) -> Result<(Http1, bool), Error> {
+pub async fn checkout(worker: &Rc<Worker>, target: &Target) -> Result<Http1, Error> {
     let key = Key::of(target);
-    if let Some(connection) = take_idle(worker, key).await {
-        return Ok((connection, false));
+    if let Some(connection) = take_idle(worker, key) {
+        return Ok(connection);
     }
     Box::pin(open(worker, target, key)).await
 }
 
 /// A new connection, or an idle one that came free while waiting for a place.
-async fn open(worker: &Rc<Worker>, target: &Target, key: Key) -> Result<(Http1, bool), Error> {
+async fn open(worker: &Rc<Worker>, target: &Target, key: Key) -> Result<Http1, Error> {
     let permit = match &target.limits {
         None => None,
         Some((service, limits)) if try_take(&service.load.connections, limits.connections) => {
             Some(ConnectionPermit(Arc::clone(service)))
         }
         Some((service, limits)) => match wait(worker, target, service, limits).await? {
-            Place::Idle(connection) => return Ok((connection, false)),
+            Place::Idle(connection) => return Ok(connection),
             Place::New(permit) => Some(permit),
         },
     };
     let connected = connect(worker, target, Alpn::Http1).await?;
-    Ok((Http1::start(connected, key, permit).await?, true))
+    Ok(Http1::new(connected, key, permit))
 }
 
-async fn take_idle(worker: &Rc<Worker>, key: Key) -> Option<Http1> {
-    std::future::poll_fn(|cx| {
-        loop {
-            let popped = worker.pool.borrow_mut().pop(key);
-            match popped {
-                Some(mut connection) => {
-                    if connection.is_usable(cx) {
-                        return std::task::Poll::Ready(Some(connection));
-                    }
-                }
-                None => return std::task::Poll::Ready(None),
-            }
+fn take_idle(worker: &Rc<Worker>, key: Key) -> Option<Http1> {
+    loop {
+        let mut connection = worker.pool.borrow_mut().pop(key)?;
+        if connection.is_usable() {
+            return Some(connection);
         }
-    })
-    .await
+    }
 }
 
 enum Place {
@@ -158,7 +149,7 @@ async fn wait(
             let mut freed = std::pin::pin!(service.load.freed.notified());
             // Registered before the look around: another thread may free a place meanwhile.
             freed.as_mut().enable();
-            if let Some(connection) = take_idle(worker, key).await {
+            if let Some(connection) = take_idle(worker, key) {
                 return Place::Idle(connection);
             }
             if try_take(&service.load.connections, limits.connections) {

@@ -74,3 +74,71 @@ impl AsyncWrite for Stream {
         inner!(self, stream => stream.poll_shutdown(cx))
     }
 }
+
+/// A stream whose first bytes were read already.
+#[derive(Debug)]
+pub struct Rewound {
+    stream: Stream,
+    read: Vec<u8>,
+    given: usize,
+}
+
+impl Rewound {
+    /// `stream`, from which `read` was read.
+    pub fn new(stream: Stream, read: Vec<u8>) -> Rewound {
+        Rewound {
+            stream,
+            read,
+            given: 0,
+        }
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.given < self.read.len() {
+            let count = buffer.remaining().min(self.read.len() - self.given);
+            buffer.put_slice(&self.read[self.given..self.given + count]);
+            self.given += count;
+            if self.given == self.read.len() {
+                (self.read, self.given) = (Vec::new(), 0);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

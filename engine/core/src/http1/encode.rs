@@ -1,0 +1,170 @@
+//! Heads, chunks and ends as they are written (RFC 9112 §3 to §7).
+
+use http::StatusCode;
+
+use crate::fields::{Fields, Name};
+use crate::head::{Length, RequestHead, ResponseHead};
+
+/// How a body is framed on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoder {
+    /// So many bytes are still to come.
+    Exact(u64),
+    /// In chunks.
+    Chunked,
+    /// As they come; the connection's end is the body's.
+    UntilClose,
+    /// As they come, after a switch of protocols: the end of writing is the end.
+    Raw,
+}
+
+impl Encoder {
+    /// For a body of `length` to a peer that understands chunks or not.
+    fn of(length: Length, chunks: bool) -> Encoder {
+        match length {
+            Length::None => Encoder::Exact(0),
+            Length::Exact(length) => Encoder::Exact(length),
+            Length::Unknown if chunks => Encoder::Chunked,
+            Length::Unknown => Encoder::UntilClose,
+        }
+    }
+}
+
+fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+fn lines(out: &mut Vec<u8>, fields: &Fields) {
+    for field in fields.iter() {
+        line(out, field.name, field.value);
+    }
+}
+
+/// Write a request in origin form with a Host, for a body of its length. Hop-by-hop fields have
+/// been removed; `switch` asks for a switch of protocols.
+pub fn request(out: &mut Vec<u8>, head: &RequestHead, switch: Option<&[u8]>) -> Encoder {
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.path().as_bytes());
+    if let Some(query) = head.query() {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    if !head.fields.has(Name::Host) {
+        line(
+            out,
+            b"host",
+            head.authority().unwrap_or_default().as_bytes(),
+        );
+    }
+    lines(out, &head.fields);
+    let encoder = Encoder::of(head.length, true);
+    if encoder == Encoder::Chunked {
+        line(out, b"transfer-encoding", b"chunked");
+    }
+    if let Some(protocol) = switch {
+        line(out, b"connection", b"upgrade");
+        line(out, b"upgrade", protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+    encoder
+}
+
+/// What the client of a response is and wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// It asked by HEAD: no body follows.
+    pub head: bool,
+    /// It speaks HTTP/1.0, thus knows no chunks.
+    pub old: bool,
+    /// It wants to keep the connection.
+    pub persistent: bool,
+}
+
+/// Write the head of a final response, for a body of its length. Hop-by-hop fields have been
+/// removed. The encoder, and whether the connection is kept.
+pub fn response(out: &mut Vec<u8>, head: &ResponseHead, asked: Asked) -> (Encoder, bool) {
+    status_line(out, head);
+    lines(out, &head.fields);
+    let encoder = match asked.head {
+        true => Encoder::Exact(0),
+        false => Encoder::of(head.length, !asked.old),
+    };
+    match encoder {
+        Encoder::Chunked => line(out, b"transfer-encoding", b"chunked"),
+        // Without a length a client waits for the connection's end.
+        Encoder::Exact(0)
+            if !asked.head && has_body(head.status) && !head.fields.has(Name::ContentLength) =>
+        {
+            line(out, b"content-length", b"0");
+        }
+        _ => {}
+    }
+    let kept = asked.persistent && encoder != Encoder::UntilClose;
+    if !kept {
+        line(out, b"connection", b"close");
+    } else if asked.old {
+        line(out, b"connection", b"keep-alive");
+    }
+    out.extend_from_slice(b"\r\n");
+    (encoder, kept)
+}
+
+/// Whether a response of this status may have a body (RFC 9110 §6.4.1).
+fn has_body(status: StatusCode) -> bool {
+    !status.is_informational()
+        && status != StatusCode::NO_CONTENT
+        && status != StatusCode::NOT_MODIFIED
+}
+
+/// Write an interim response (RFC 9110 §15.2), or the one that switches to `protocol`.
+pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, protocol: Option<&[u8]>) {
+    status_line(out, head);
+    lines(out, &head.fields);
+    if let Some(protocol) = protocol {
+        line(out, b"connection", b"upgrade");
+        line(out, b"upgrade", protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn status_line(out: &mut Vec<u8>, head: &ResponseHead) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(head.status.as_str().as_bytes());
+    out.push(b' ');
+    match head.phrase {
+        Some(phrase) => out.extend_from_slice(head.fields.slice(phrase)),
+        None => {
+            let usual = head.status.canonical_reason().unwrap_or_default();
+            out.extend_from_slice(usual.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Write one chunk; an empty one would be the last.
+pub fn chunk(out: &mut Vec<u8>, data: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut size = [0; 16];
+    let (mut at, mut left) = (size.len(), data.len());
+    while left > 0 {
+        at -= 1;
+        size[at] = DIGITS[left & 15];
+        left >>= 4;
+    }
+    for part in [&size[at..], b"\r\n", data, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Write the last chunk and the trailer section.
+pub fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Fields>) {
+    out.extend_from_slice(b"0\r\n");
+    if let Some(trailers) = trailers {
+        lines(out, trailers);
+    }
+    out.extend_from_slice(b"\r\n");
+}

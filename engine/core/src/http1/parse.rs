@@ -1,0 +1,346 @@
+//! Heads of requests and responses, and trailer sections (RFC 9112 §2 to §5).
+
+use std::mem::MaybeUninit;
+
+use http::{Method, StatusCode, Version};
+use httparse::Header;
+
+use super::body::Decoder;
+use super::{HEAD_MAX, HEADERS_MAX, TARGET_MAX};
+use crate::error::{Error, Reason};
+use crate::fields::{Fields, Name, Span};
+use crate::head::{RequestHead, ResponseHead};
+
+/// What a first line holds beside its target: method, version and what is between them.
+const LINE_REST: usize = 64;
+/// Most digits of a length: what a 64-bit number can always hold.
+const DIGITS_MAX: usize = 19;
+
+/// How far the end of a head was looked for: no byte is looked at twice, however they trickle in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    at: usize,
+    line: usize,
+    begun: bool,
+}
+
+impl Scan {
+    /// For a trailer section, which an empty line may end at once.
+    pub fn of_trailers() -> Scan {
+        Scan {
+            begun: true,
+            ..Scan::default()
+        }
+    }
+
+    /// Where the head ends that begins `input`; `None`: not yet. Empty lines before it belong to
+    /// it (RFC 9112 §2.2). `input` may only grow between two calls.
+    ///
+    /// # Errors
+    /// A line that ends in a bare line feed, or more than [`HEAD_MAX`].
+    pub fn end(&mut self, input: &[u8]) -> Result<Option<usize>, Error> {
+        while let Some(found) = memchr::memchr(b'\n', &input[self.at..]) {
+            let feed = self.at + found;
+            if feed == 0 || input[feed - 1] != b'\r' {
+                return Err(bad("a line ends without carriage return"));
+            }
+            let is_empty = feed - 1 == self.line;
+            if !self.begun && feed - self.line > TARGET_MAX + LINE_REST {
+                return Err(Error::new(Reason::TargetTooLong, ""));
+            }
+            (self.at, self.line) = (feed + 1, feed + 1);
+            if is_empty && self.begun {
+                return match feed < HEAD_MAX {
+                    true => Ok(Some(feed + 1)),
+                    false => Err(Error::new(Reason::HeadTooLarge, "")),
+                };
+            }
+            self.begun |= !is_empty;
+        }
+        self.at = input.len();
+        if !self.begun && input.len() - self.line > TARGET_MAX + LINE_REST {
+            return Err(Error::new(Reason::TargetTooLong, ""));
+        }
+        if input.len() >= HEAD_MAX {
+            return Err(Error::new(Reason::HeadTooLarge, ""));
+        }
+        Ok(None)
+    }
+}
+
+fn bad(detail: impl Into<String>) -> Error {
+    Error::new(Reason::BadRequest, detail)
+}
+
+fn refused(error: httparse::Error) -> Error {
+    match error {
+        httparse::Error::TooManyHeaders => {
+            let detail = format!("more than {HEADERS_MAX} header lines");
+            Error::new(Reason::HeadTooLarge, detail)
+        }
+        other => bad(other.to_string()),
+    }
+}
+
+/// A head with how its body is framed and whether the connection can be used again after it.
+#[derive(Debug)]
+pub struct Framed<H> {
+    /// The head.
+    pub head: H,
+    /// Finds the end of the body.
+    pub body: Decoder,
+    /// Whether the peer keeps the connection.
+    pub persistent: bool,
+}
+
+/// Parse the whole head of a request, as [`Scan`] found it.
+///
+/// # Errors
+/// [`Reason::BadRequest`] or what is past its bound, each with what is wrong.
+pub fn request(input: &[u8]) -> Result<Framed<RequestHead>, Error> {
+    let mut slots = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    parsed
+        .parse_with_uninit_headers(input, &mut slots)
+        .map_err(refused)?;
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(bad("the head is not whole"));
+    };
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad("the method is none"))?;
+    if target.len() > TARGET_MAX {
+        let detail = format!("a target of {} bytes", target.len());
+        return Err(Error::new(Reason::TargetTooLong, detail));
+    }
+    let parts = target_parts(&method, target)?;
+    let (fields, seen) = fields(input, parsed.headers).map_err(bad)?;
+    if minor == 1 && seen.hosts == 0 {
+        return Err(bad("the request names no host"));
+    }
+    let body = seen.body().map_err(bad)?.unwrap_or(Decoder::DONE);
+    if minor == 0 && seen.coding {
+        return Err(bad("a transfer coding in HTTP/1.0"));
+    }
+    let span = |part: &str| Span::within(input, part.as_bytes());
+    let parts = match parts {
+        // An absolute form may have no path (RFC 9112 §3.2.4).
+        Parts(authority, "", query) => {
+            let mut fields = fields;
+            let path = fields.store(if method == Method::OPTIONS && query.is_none() {
+                b"*"
+            } else {
+                b"/"
+            });
+            (fields, (authority.map(span), path, query.map(span)))
+        }
+        Parts(authority, path, query) => {
+            let spans = (authority.map(span), span(path), query.map(span));
+            (fields, spans)
+        }
+    };
+    let version = version(minor);
+    let persistent = seen.persistent(version);
+    let mut head = RequestHead::new(method, version, parts.0, parts.1);
+    head.length = body.length();
+    Ok(Framed {
+        head,
+        body,
+        persistent,
+    })
+}
+
+fn version(minor: u8) -> Version {
+    match minor {
+        0 => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    }
+}
+
+/// Authority, path and query of a target.
+struct Parts<'a>(Option<&'a str>, &'a str, Option<&'a str>);
+
+/// Take a target apart (RFC 9112 §3.2).
+fn target_parts<'a>(method: &Method, target: &'a str) -> Result<Parts<'a>, Error> {
+    if target.contains('#') {
+        return Err(bad("the target has a fragment"));
+    }
+    if *method == Method::CONNECT {
+        return match target.contains(['/', '?', '@']) {
+            true => Err(bad("CONNECT names no host and port")),
+            false => Ok(Parts(Some(target), "", None)),
+        };
+    }
+    if *method == Method::OPTIONS && target == "*" {
+        return Ok(Parts(None, target, None));
+    }
+    let (authority, rest) = match target.split_once("://") {
+        _ if target.starts_with('/') => (None, target),
+        Some((scheme, rest)) if is_http(scheme) => {
+            let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            (Some(authority), rest)
+        }
+        _ => return Err(bad("the target is not of a known form")),
+    };
+    if authority.is_some_and(str::is_empty) {
+        return Err(bad("the target names no host"));
+    }
+    let (path, query) = match rest.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (rest, None),
+    };
+    Ok(Parts(authority, path, query))
+}
+
+fn is_http(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}
+
+/// What a response is asked with, which decides on its body.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AskedWith {
+    /// By HEAD: the head alone comes.
+    pub head: bool,
+    /// A switch of protocols was asked for.
+    pub switch: bool,
+}
+
+/// Parse the whole head of a response, as [`Scan`] found it.
+///
+/// # Errors
+/// [`Reason::BadResponse`], with what is wrong.
+pub fn response(input: &[u8], asked: AskedWith) -> Result<Framed<ResponseHead>, Error> {
+    let wrong = |detail: &str| Error::new(Reason::BadResponse, detail);
+    let mut slots = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut parsed, input, &mut slots)
+        .map_err(|error| wrong(&error.to_string()))?;
+    let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
+        return Err(wrong("the head is not whole"));
+    };
+    let status = StatusCode::from_u16(code).map_err(|_| wrong("the status is none"))?;
+    let phrase = parsed.reason.filter(|phrase| !phrase.is_empty());
+    let phrase = phrase.map(|phrase| Span::within(input, phrase.as_bytes()));
+    let (fields, seen) = fields(input, parsed.headers).map_err(wrong)?;
+    if minor == 0 && seen.coding {
+        return Err(wrong("a transfer coding in HTTP/1.0"));
+    }
+    let framed = seen.body().map_err(wrong)?;
+    let body = match status {
+        // A switch that nobody asked for would hide what follows from every check.
+        StatusCode::SWITCHING_PROTOCOLS if !asked.switch => {
+            return Err(wrong("a switch of protocols that was not asked for"));
+        }
+        _ if asked.head => Decoder::DONE,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Decoder::DONE,
+        status if status.is_informational() => Decoder::DONE,
+        _ => framed.unwrap_or(Decoder::UNTIL_CLOSE),
+    };
+    let persistent = body != Decoder::UNTIL_CLOSE && seen.persistent(version(minor));
+    let head = ResponseHead {
+        status,
+        phrase,
+        fields,
+        length: body.length(),
+    };
+    Ok(Framed {
+        head,
+        body,
+        persistent,
+    })
+}
+
+/// Parse a trailer section up to and with its empty line. What frames a message or concerns one
+/// connection has no meaning there and is left out (RFC 9110 §6.5.1).
+///
+/// # Errors
+/// What is wrong.
+pub fn trailers(input: &[u8]) -> Result<Fields, &'static str> {
+    let mut slots = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let lines = match httparse::parse_headers(input, &mut slots) {
+        Ok(httparse::Status::Complete((_, lines))) => lines,
+        _ => return Err("the trailer section is none"),
+    };
+    let mut fields = Fields::over(input, lines.len());
+    for line in lines.iter() {
+        let known = Name::of(line.name.as_bytes());
+        if !known.is_framing() && known != Name::Host {
+            let name = Span::within(input, line.name.as_bytes());
+            fields.add(name, Span::within(input, line.value));
+        }
+    }
+    Ok(fields)
+}
+
+/// What the lines of a head say about its framing.
+#[derive(Debug, Default)]
+struct Seen {
+    hosts: u32,
+    coding: bool,
+    length: Option<u64>,
+    close: bool,
+    keep_alive: bool,
+}
+
+fn fields(input: &[u8], lines: &[Header<'_>]) -> Result<(Fields, Seen), &'static str> {
+    let mut fields = Fields::over(input, lines.len());
+    let mut seen = Seen::default();
+    for line in lines {
+        let name = Span::within(input, line.name.as_bytes());
+        let value = Span::within(input, line.value);
+        match fields.add(name, value) {
+            Name::Host => seen.hosts += 1,
+            Name::ContentLength => seen.length(line.value)?,
+            Name::TransferEncoding => seen.transfer_encoding(line.value)?,
+            Name::Connection => seen.connection(line.value),
+            _ => {}
+        }
+    }
+    Ok((fields, seen))
+}
+
+impl Seen {
+    /// Digits alone, once (RFC 9112 §6.3; several equal ones are refused as well).
+    fn length(&mut self, value: &[u8]) -> Result<(), &'static str> {
+        if self.length.is_some() {
+            return Err("more than one content-length");
+        }
+        let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+        if !is_number || value.len() > DIGITS_MAX {
+            return Err("content-length is no number");
+        }
+        let digits = value.iter().map(|digit| u64::from(digit - b'0'));
+        self.length = Some(digits.fold(0, |length, digit| length * 10 + digit));
+        Ok(())
+    }
+
+    /// `chunked`, once and alone (RFC 9112 §6.1): we could not undo any other coding.
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), &'static str> {
+        if self.coding || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err("the transfer coding is not chunked");
+        }
+        self.coding = true;
+        Ok(())
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in crate::fields::items(value) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    /// How the body is framed; `None`: no line says so.
+    fn body(&self) -> Result<Option<Decoder>, &'static str> {
+        match (self.coding, self.length) {
+            (true, Some(_)) => Err("content-length beside a transfer coding"),
+            (true, None) => Ok(Some(Decoder::chunked())),
+            (false, Some(length)) => Ok(Some(Decoder::exact(length))),
+            (false, None) => Ok(None),
+        }
+    }
+
+    fn persistent(&self, version: Version) -> bool {
+        !self.close && (version == Version::HTTP_11 || self.keep_alive)
+    }
+}

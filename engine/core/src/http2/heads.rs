@@ -1,0 +1,120 @@
+//! Heads of HTTP/2 in our form, and back (RFC 9113 §8).
+
+use h2::ext::Protocol;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, Uri, Version};
+
+use crate::error::{Error, Reason};
+use crate::fields::{Fields, Name};
+use crate::head::{Length, RequestHead, ResponseHead};
+
+/// Room that a line takes in the text, to guess how much there will be.
+const LINE_GUESS: usize = 48;
+
+/// The fields of `map`.
+pub fn fields(map: &HeaderMap) -> Fields {
+    let mut fields = Fields::with_room(map.len() * LINE_GUESS, map.len());
+    for (name, value) in map {
+        fields.append(name.as_str().as_bytes(), value.as_bytes());
+    }
+    fields
+}
+
+/// `fields` as a map; what HTTP/2 knows no form for is left out.
+pub fn header_map(fields: &Fields) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(fields.iter().count());
+    for field in fields.iter() {
+        let name = HeaderName::from_bytes(field.name);
+        let value = HeaderValue::from_bytes(field.value);
+        if let (Ok(name), Ok(value), false) = (name, value, field.known == Name::Host) {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+/// The length that the fields of a message tell; `ended`: no body follows.
+fn length(fields: &Fields, ended: bool) -> Length {
+    if ended {
+        return Length::None;
+    }
+    let told = fields.first_text(Name::ContentLength);
+    told.and_then(|text| text.parse().ok())
+        .map_or(Length::Unknown, Length::Exact)
+}
+
+/// A request that came. An extended CONNECT (RFC 8441) is what a request for a switch of
+/// protocols is in HTTP/1.1, and is seen as such: GET with a protocol to switch to.
+///
+/// # Errors
+/// [`Reason::BadRequest`] for a CONNECT to a host: there is no tunnel through a stream here.
+pub fn request<B>(request: &Request<B>, ended: bool) -> Result<RequestHead, Error> {
+    let protocol = request.extensions().get::<Protocol>();
+    let mut fields = fields(request.headers());
+    let method = match (request.method(), protocol) {
+        (&Method::CONNECT, Some(_)) => Method::GET,
+        (&Method::CONNECT, None) => {
+            return Err(Error::new(Reason::BadRequest, "no tunnel through a stream"));
+        }
+        (method, _) => method.clone(),
+    };
+    let uri = request.uri();
+    let authority = uri.authority();
+    let authority = authority.map(|authority| fields.store(authority.as_str().as_bytes()));
+    let path = fields.store(uri.path().as_bytes());
+    let query = uri.query().map(|query| fields.store(query.as_bytes()));
+    let switch = protocol.map(|protocol| fields.store(protocol.as_str().as_bytes()));
+    let length = match switch {
+        Some(_) => Length::None,
+        None => length(&fields, ended),
+    };
+    let target = (authority, path, query);
+    let mut head = RequestHead::new(method, Version::HTTP_2, fields, target);
+    (head.length, head.switch) = (length, switch);
+    Ok(head)
+}
+
+/// `head` as a request to send; `fallback` is whom it is for where it names no host.
+pub fn to_request(head: &RequestHead, switch: Option<&[u8]>, fallback: &str) -> Request<()> {
+    let mut request = Request::new(());
+    let authority = head.written_host().or_else(|| head.authority());
+    let authority = authority.and_then(|host| Authority::try_from(host).ok());
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = authority.or_else(|| Authority::try_from(fallback).ok());
+    let path = match head.query() {
+        Some(query) => PathAndQuery::try_from(format!("{}?{query}", head.path())),
+        None => PathAndQuery::try_from(head.path()),
+    };
+    parts.path_and_query = Some(path.unwrap_or_else(|_| PathAndQuery::from_static("/")));
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = header_map(&head.fields);
+    if let Some(protocol) = switch.and_then(|protocol| std::str::from_utf8(protocol).ok()) {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from(protocol));
+    }
+    request
+}
+
+/// A response that came.
+pub fn response<B>(response: &Response<B>, ended: bool) -> ResponseHead {
+    let fields = fields(response.headers());
+    ResponseHead {
+        status: response.status(),
+        phrase: None,
+        length: length(&fields, ended),
+        fields,
+    }
+}
+
+/// `head` as a response to send.
+pub fn to_response(head: &ResponseHead) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = head.status;
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = header_map(&head.fields);
+    response
+}

@@ -1,0 +1,204 @@
+//! A response on its way back: its head made fit for the client, then both bodies at once, until
+//! the response has ended.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::downstream::Downstream;
+use crate::error::{Error, Reason};
+use crate::observe::Observation;
+use crate::side::{Failed, Pump};
+use crate::steps::headers;
+use crate::timer::{Deadline, micros, now_us};
+use crate::tries::Answered;
+use crate::upload::Upload;
+use crate::upstream::Upstream;
+use crate::worker::Worker;
+
+/// How long a client may let a response wait that it does not read (Envoy's stream idle timeout).
+pub const READ_IDLE_TIME: Duration = Duration::from_secs(300);
+
+/// Carry a response to the client; `end_us`: the whole of it must be there by then.
+///
+/// # Errors
+/// What broke it; the client was given an end that it cannot take for a whole response.
+pub async fn relay(
+    worker: &Rc<Worker>,
+    client: &mut Downstream<'_>,
+    answered: Answered,
+    upload: &mut Upload,
+    end_us: Option<u64>,
+    seen: &mut Observation,
+) -> Result<(), Error> {
+    let Answered {
+        mut head,
+        mut upstream,
+    } = answered;
+    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let protocol = match switched {
+        true => head
+            .fields
+            .first(crate::fields::Name::Upgrade)
+            .map(<[u8]>::to_vec),
+        false => None,
+    };
+    headers::strip_hop_by_hop(&mut head.fields);
+    let begun = match &protocol {
+        Some(protocol) => client.switch(&head, protocol),
+        None if switched => return Err(unnamed_switch(client)),
+        None => client.respond(&head),
+    };
+    upload.settle();
+    let carried = match begun {
+        Err(_) => Err(Error::new(Reason::ClientGone, "the client went away")),
+        Ok(()) if switched => both_ways(client, &mut upstream, seen).await,
+        Ok(()) => {
+            let mut clock = Clock {
+                end_us,
+                stalled: None,
+            };
+            carry(client, &mut upstream, upload, &mut clock, seen).await
+        }
+    };
+    seen.request_bytes += upload.sent();
+    match &carried {
+        Ok(()) if switched => {}
+        Ok(()) => upstream.finish(worker, upload.is_finished()),
+        Err(_) => client.abort(),
+    }
+    carried
+}
+
+fn unnamed_switch(client: &mut Downstream<'_>) -> Error {
+    client.abort();
+    Error::new(Reason::BadResponse, "a switch to no protocol")
+}
+
+async fn carry(
+    client: &mut Downstream<'_>,
+    upstream: &mut Upstream,
+    upload: &mut Upload,
+    clock: &mut Clock,
+    seen: &mut Observation,
+) -> Result<(), Error> {
+    let mut download = Pump::default();
+    let mut upload_over = false;
+    let ended = std::future::poll_fn(|cx| {
+        if !upload_over {
+            match upload.poll(cx, client.side(), upstream.side()) {
+                Poll::Pending => {}
+                Poll::Ready(Err(Failed::Source(broken))) => {
+                    let detail = format!("the request's body broke off: {broken}");
+                    return Poll::Ready(Err(Error::new(Reason::ClientGone, detail)));
+                }
+                // An upstream that reads no further may still answer to the end.
+                Poll::Ready(_) => upload_over = true,
+            }
+        }
+        let before = download.bytes;
+        let pumped = download.poll(cx, upstream.side(), client.side(), &mut |trailers| {
+            headers::strip_own(trailers);
+            seen.look_for_grpc_status(trailers);
+        });
+        match pumped {
+            Poll::Ready(ended) => Poll::Ready(ended.map_err(failed)),
+            Poll::Pending => {
+                if download.bytes > before {
+                    clock.stalled = None;
+                }
+                clock.poll(cx, download.is_full, client)
+            }
+        }
+    })
+    .await;
+    seen.response_bytes += download.bytes;
+    ended
+}
+
+fn failed(failed: Failed) -> Error {
+    match failed {
+        Failed::Source(broken) => Error::new(Reason::Reset, broken.to_string()),
+        Failed::Sink(broken) => Error::new(Reason::ClientGone, broken.to_string()),
+    }
+}
+
+/// The times that a response is held to while it is carried.
+struct Clock {
+    end_us: Option<u64>,
+    /// When it will have waited for too long.
+    stalled: Option<(u64, Deadline)>,
+}
+
+impl Clock {
+    /// Ready when the whole took too long, the client is gone, or reads no further.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        is_full: bool,
+        client: &mut Downstream<'_>,
+    ) -> Poll<Result<(), Error>> {
+        if !is_full && client.poll_gone(cx).is_ready() {
+            let detail = "the client went away";
+            return Poll::Ready(Err(Error::new(Reason::ClientGone, detail)));
+        }
+        let stall_end = is_full.then(|| match &self.stalled {
+            Some((at_us, _)) => *at_us,
+            None => now_us() + micros(READ_IDLE_TIME),
+        });
+        let Some(next) = self.end_us.into_iter().chain(stall_end).min() else {
+            return Poll::Pending;
+        };
+        let (_, deadline) = match &mut self.stalled {
+            Some(armed) if armed.0 == next => armed,
+            other => other.insert((next, Deadline::at_us(next))),
+        };
+        if Pin::new(deadline).poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let (reason, detail) = match self.end_us == Some(next) {
+            true => (Reason::RequestTimeout, "the response took too long"),
+            false => (Reason::ClientGone, "the client does not read on"),
+        };
+        Poll::Ready(Err(Error::new(reason, detail)))
+    }
+}
+
+/// After a switch of protocols: bytes both ways until both have ended.
+async fn both_ways(
+    client: &mut Downstream<'_>,
+    upstream: &mut Upstream,
+    seen: &mut Observation,
+) -> Result<(), Error> {
+    let (mut up, mut down) = (Pump::default(), Pump::default());
+    let (mut up_over, mut down_over) = (false, false);
+    let ended = std::future::poll_fn(|cx| {
+        if !up_over {
+            match up.poll(cx, client.side(), upstream.side(), &mut |_| {}) {
+                Poll::Ready(Ok(())) => up_over = true,
+                // A broken connection is the ordinary end of such a conversation.
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+        }
+        if !down_over {
+            match down.poll(cx, upstream.side(), client.side(), &mut |_| {}) {
+                Poll::Ready(Ok(())) => down_over = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+        }
+        match up_over && down_over {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    });
+    ended.await;
+    seen.request_bytes += up.bytes;
+    seen.response_bytes += down.bytes;
+    Ok(())
+}

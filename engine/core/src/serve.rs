@@ -1,0 +1,382 @@
+//! HTTP on an accepted connection: which version it speaks, then request after request.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::Method;
+
+use crate::discover::{self, Entrance};
+use crate::downstream::{Downstream, State};
+use crate::error::{Error, Reason};
+use crate::head::{Length, RequestHead, ResponseHead};
+use crate::http1::parse::{self, Framed};
+use crate::http1::{Connection, HEAD_MAX, encode};
+use crate::http2::keepalive::KeepAlive;
+use crate::http2::{self, CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, heads};
+use crate::inbound::{self, App, Caller};
+use crate::listen::{Closing, closed};
+use crate::outbound;
+use crate::record::Protocol;
+use crate::respond::respond;
+use crate::side::Broken;
+use crate::tcp;
+use crate::timer::{Deadline, micros, now_s, now_us, within};
+use crate::upstream::stream::{Rewound, Stream};
+use crate::worker::Worker;
+
+/// Longest time for a head to arrive once it has begun.
+pub const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a connection lives between two requests; longer than a client's pool keeps it.
+pub const IDLE_TIME: Duration = Duration::from_secs(60);
+/// How much of a body that nobody wants is read, and how long, to keep the connection.
+const DRAIN_MAX: usize = 256 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// The client preface of HTTP/2 (RFC 9113 §3.4); no method begins like it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Time between pings to a client with open streams.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Where requests of a connection go.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// From the application to a service.
+    Outbound(Entrance),
+    /// From a caller to the application.
+    Inbound(App, Rc<Caller>),
+}
+
+impl Way {
+    /// How far the sidecar has closed when these connections end.
+    fn closes(&self) -> Closing {
+        match self {
+            Way::Outbound(_) => Closing::All,
+            Way::Inbound(..) => Closing::Inbound,
+        }
+    }
+
+    async fn handle(
+        &self,
+        worker: &Rc<Worker>,
+        client: Downstream<'_>,
+        head: RequestHead,
+    ) -> State {
+        match self {
+            Way::Outbound(entrance) => outbound::handle(worker, entrance, client, head).await,
+            Way::Inbound(app, caller) => inbound::handle(worker, *app, caller, client, head).await,
+        }
+    }
+}
+
+/// Serve HTTP of the version that the client begins with.
+pub async fn detect(worker: &Rc<Worker>, way: Way, stream: Stream) {
+    let mut connection = Connection::new(stream);
+    let Some(version) = version(worker, &mut connection).await else {
+        return;
+    };
+    if version == http::Version::HTTP_2 {
+        let (stream, read) = connection.into_parts();
+        let stream = Rewound::new(stream, read);
+        Box::pin(http2(worker, way, stream, std::future::pending())).await;
+    } else {
+        http1(worker, way, connection, None).await;
+    }
+}
+
+/// The version that the client's first bytes are of; `None`: it left, or sends none.
+async fn version(worker: &Worker, connection: &mut Connection) -> Option<http::Version> {
+    let mut is_preface = false;
+    let begun = std::future::poll_fn(|cx| {
+        let begun = connection.poll_until(cx, |input| {
+            let shorter = input.len().min(PREFACE.len());
+            is_preface = input[..shorter] == PREFACE[..shorter];
+            Ok::<_, Broken>(!is_preface || shorter == PREFACE.len())
+        });
+        match begun {
+            Poll::Pending if *worker.shared.closing.borrow() == Closing::All => {
+                Poll::Ready(Ok(false))
+            }
+            begun => begun,
+        }
+    });
+    match within(IDLE_TIME, begun).await? {
+        Ok(true) if is_preface => Some(http::Version::HTTP_2),
+        Ok(true) => Some(http::Version::HTTP_11),
+        _ => None,
+    }
+}
+
+/// Serve HTTP/1.1 until the client leaves; after `expires_us`, or when the sidecar closes, the
+/// request at hand is the last.
+pub async fn http1(
+    worker: &Rc<Worker>,
+    mut way: Way,
+    mut connection: Connection,
+    expires_us: Option<u64>,
+) {
+    loop {
+        let closes = way.closes();
+        let closing = || *worker.shared.closing.borrow() >= closes;
+        let framed = match next_head(&mut connection, expires_us, closing).await {
+            Ok(Some(framed)) => framed,
+            Ok(None) => return,
+            Err(error) => return refuse(worker, &mut connection, &error).await,
+        };
+        let Framed {
+            head,
+            body,
+            persistent,
+        } = framed;
+        connection.expect_body(body);
+        if head.method == Method::CONNECT
+            && let Way::Outbound(Entrance::Proxy) = &way
+        {
+            match tunnel(worker, connection, &head).await {
+                Some((entrance, left)) => (way, connection) = (Way::Outbound(entrance), left),
+                None => return,
+            }
+            continue;
+        }
+        let last = closing() || expires_us.is_some_and(|end| now_us() >= end);
+        let asked = encode::Asked {
+            head: head.method == Method::HEAD,
+            old: head.version == http::Version::HTTP_10,
+            persistent: persistent && !last,
+        };
+        let client = Downstream::on_connection(&mut connection, asked);
+        // Boxed, so that an idle connection does not hold the room that a request needs.
+        let state = Box::pin(way.handle(worker, client, head)).await;
+        if !carries_on(&mut connection, state).await {
+            return;
+        }
+    }
+}
+
+/// The next head. `None`: the connection is over, or should be.
+async fn next_head(
+    connection: &mut Connection,
+    expires_us: Option<u64>,
+    closing: impl Fn() -> bool,
+) -> Result<Option<Framed<RequestHead>>, Error> {
+    let mut waits: Option<(bool, Deadline)> = None;
+    std::future::poll_fn(|cx| {
+        match connection.poll_head(cx, parse::request) {
+            // What breaks before a head is whole needs no answer.
+            Poll::Ready(Err(error)) if error.reason == Reason::ClientGone => {
+                return Poll::Ready(Ok(None));
+            }
+            Poll::Ready(head) => return Poll::Ready(head),
+            Poll::Pending => {}
+        }
+        let begun = connection.has_input();
+        if !begun && (closing() || expires_us.is_some_and(|end| now_us() >= end)) {
+            return Poll::Ready(Ok(None));
+        }
+        let (_, deadline) = match &mut waits {
+            Some(waits) if waits.0 == begun => waits,
+            other => other.insert((begun, deadline(begun, expires_us))),
+        };
+        ready!(Pin::new(deadline).poll(cx));
+        Poll::Ready(match begun {
+            true => Err(Error::new(Reason::ClientTimeout, "the head took too long")),
+            false => Ok(None),
+        })
+    })
+    .await
+}
+
+fn deadline(begun: bool, expires_us: Option<u64>) -> Deadline {
+    let limit = if begun { HEAD_TIME } else { IDLE_TIME };
+    let end_us = now_us() + micros(limit);
+    Deadline::at_us(match expires_us {
+        Some(expires_us) if !begun => end_us.min(expires_us),
+        _ => end_us,
+    })
+}
+
+/// Whether another request may follow on the connection.
+async fn carries_on(connection: &mut Connection, state: State) -> bool {
+    let State::Answered { kept } = state else {
+        return false;
+    };
+    if !kept {
+        let _late = within(DRAIN_TIME, Box::pin(connection.linger(DRAIN_MAX))).await;
+        return false;
+    }
+    if connection.is_read() {
+        return true;
+    }
+    // The answer came before the end of a body that nobody wants.
+    let drained = within(DRAIN_TIME, Box::pin(drain(connection))).await;
+    drained == Some(true)
+}
+
+/// Read the rest of a body, up to a bound; `false`: it is longer, or broken.
+async fn drain(connection: &mut Connection) -> bool {
+    let mut left = DRAIN_MAX;
+    std::future::poll_fn(|cx| {
+        loop {
+            match ready!(connection.poll_fill(cx)) {
+                Ok(true) if left > 0 => {
+                    let count = connection.data().len();
+                    connection.consume(count);
+                    left = left.saturating_sub(count);
+                }
+                Ok(true) | Err(_) => return Poll::Ready(false),
+                Ok(false) => return Poll::Ready(true),
+            }
+        }
+    })
+    .await
+}
+
+/// Answer what is no request, and end the connection.
+async fn refuse(worker: &Rc<Worker>, connection: &mut Connection, error: &Error) {
+    let (mut head, text) = respond(error, false, worker.shared.settings.reason_header);
+    head.length = Length::Exact(text.len() as u64);
+    head.fields
+        .append(b"content-length", text.len().to_string().as_bytes());
+    let asked = encode::Asked {
+        head: false,
+        old: false,
+        persistent: false,
+    };
+    encode::response(connection.out(), &head, asked);
+    connection.out().extend_from_slice(text.as_bytes());
+    let _late = within(DRAIN_TIME, Box::pin(connection.linger(DRAIN_MAX))).await;
+}
+
+/// CONNECT to a service: the tunnel carries what the service's port speaks. HTTP in it is served
+/// as if it came by an address that stands for the service.
+async fn tunnel(
+    worker: &Rc<Worker>,
+    mut connection: Connection,
+    head: &RequestHead,
+) -> Option<(Entrance, Connection)> {
+    let authority = head.authority().unwrap_or_default();
+    let found = async {
+        let (service, port) = discover::by_host(worker, authority)?;
+        service
+            .last_used_s
+            .store(now_s(), std::sync::atomic::Ordering::Relaxed);
+        let plan = discover::plan(worker, &service).await?;
+        let protocol = discover::port(&service, &plan, port)?.protocol;
+        Ok((service, port, protocol))
+    };
+    match Box::pin(found).await {
+        Err(error) => {
+            refuse(worker, &mut connection, &error).await;
+            None
+        }
+        Ok((service, port, protocol)) => {
+            let head = ResponseHead::new(http::StatusCode::OK, Length::None);
+            encode::interim(connection.out(), &head, None);
+            let flushed = std::future::poll_fn(|cx| connection.poll_flush(cx, false));
+            flushed.await.ok()?;
+            let (stream, read) = connection.into_parts();
+            if protocol == Protocol::Tcp {
+                let stream = Rewound::new(stream, read);
+                Box::pin(tcp::outbound(worker, &service, port, stream)).await;
+                return None;
+            }
+            // No address stands for the service here: its Host is what the application wrote.
+            let local = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+            let entrance = Entrance::service(service, port, local);
+            let begun = Connection::resumed(stream, read);
+            tunnelled(worker, entrance, begun).await
+        }
+    }
+}
+
+/// HTTP/2 in a tunnel is served here; HTTP/1.1 goes on in the caller's loop.
+async fn tunnelled(
+    worker: &Rc<Worker>,
+    entrance: Entrance,
+    mut connection: Connection,
+) -> Option<(Entrance, Connection)> {
+    if version(worker, &mut connection).await? == http::Version::HTTP_11 {
+        return Some((entrance, connection));
+    }
+    let (stream, read) = connection.into_parts();
+    let way = Way::Outbound(entrance);
+    Box::pin(http2(
+        worker,
+        way,
+        Rewound::new(stream, read),
+        std::future::pending(),
+    ))
+    .await;
+    None
+}
+
+/// As [`http1`], for HTTP/2: after `expiry`, or when the sidecar closes, no stream is added.
+pub async fn http2(
+    worker: &Rc<Worker>,
+    way: Way,
+    stream: Rewound,
+    expiry: impl Future<Output = ()>,
+) {
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buffer_size(STREAM_SEND_MAX)
+        .max_header_list_size(HEAD_MAX as u32)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .enable_connect_protocol()
+        .handshake(stream);
+    let Some(Ok(mut connection)) = within(HEAD_TIME, Box::pin(handshake)).await else {
+        return;
+    };
+    let mut alive = KeepAlive::new(connection.ping_pong(), PING_INTERVAL);
+    let mut closing = worker.shared.closing.subscribe();
+    let closes = way.closes();
+    let mut over = std::pin::pin!(async {
+        tokio::select! {
+            () = expiry => {}
+            () = closed(&mut closing, closes) => {}
+        }
+    });
+    let mut ending = false;
+    let way = Rc::new(way);
+    loop {
+        let accepted = std::future::poll_fn(|cx: &mut Context<'_>| {
+            if !ending && over.as_mut().poll(cx).is_ready() {
+                ending = true;
+                connection.graceful_shutdown();
+            }
+            if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+            alive.poll(cx, connection.has_streams()).map(|()| None)
+        });
+        // What the client did wrong was answered already.
+        let Some(Ok((request, respond))) = accepted.await else {
+            return;
+        };
+        tokio::task::spawn_local(on_stream(
+            Rc::clone(worker),
+            Rc::clone(&way),
+            request,
+            respond,
+        ));
+    }
+}
+
+async fn on_stream(
+    worker: Rc<Worker>,
+    way: Rc<Way>,
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<bytes::Bytes>,
+) {
+    let ended = request.body().is_end_stream();
+    let Ok(head) = heads::request(&request, ended) else {
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+        return;
+    };
+    let mut stream = http2::Stream::default();
+    stream.receive(request.into_body());
+    let client = Downstream::on_stream(respond, stream, head.method == Method::HEAD);
+    way.handle(&worker, client, head).await;
+}
