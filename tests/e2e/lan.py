@@ -81,6 +81,8 @@ def network_namespace() -> Iterator[str]:
         inside(name, "ip", "link", "set", "lo", "up")
         yield name
     finally:
+        number = Path("/run/netns", name).stat().st_ino
+        Path("/run/tulle", f"intercept-{number}").unlink(missing_ok=True)
         subprocess.run(("ip", "netns", "del", name), check=True)
         shutil.rmtree(ETC / name, ignore_errors=True)
 

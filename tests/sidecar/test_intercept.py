@@ -148,6 +148,29 @@ assert not remove_leftover()
 
 
 @needs_network
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "failed"])
+def test_a_sidecar_that_ends_leaves_a_successors_rules(namespace: str, *, runs: bool) -> None:
+    """Unless that one has failed: then nobody else would remove them."""
+    program = f"""
+import subprocess
+from tulle.sidecar.intercept import in_force, main, set_up
+from tulle.sidecar.rules import Interception
+successor = subprocess.Popen(["sleep", "60"])
+set_up(Interception(outbound=15001), successor.pid, "state")
+if not {runs}:
+    successor.kill()
+    successor.wait()
+try:
+    main("state", ["down", "7"])
+except SystemExit as ended:
+    assert ended.code == 7
+assert bool(in_force()) is {runs}
+successor.kill()
+"""
+    inside(namespace, sys.executable, "-c", program)
+
+
+@needs_network
 def test_what_the_kernel_refuses_leaves_nothing_behind(namespace: str) -> None:
     program = """
 from tulle.errors import StartError

@@ -51,8 +51,10 @@ def main(state_dir: str, words: list[str]) -> None:
             kept = json.loads((folder / FILE).read_text())
             addresses = json.loads((folder / "sidecar.json").read_text())["addresses"]
             set_up(interception(kept, _own_ports(addresses)), int(number), state_dir)
-        elif (holder := _holder()) is not None and holder.pid == os.getpid():
-            remove()  # else a successor has its own rules in force
+        elif (holder := _holder()) is not None and (
+            holder.pid == os.getpid() or not holder.is_running
+        ):
+            remove()  # else a successor runs, and has its own rules in force
     except TulleError as error:
         sys.stdout.write(json.dumps({"event": "failed", "error": str(error)}) + "\n")
         sys.exit(1)
@@ -185,19 +187,13 @@ def remove() -> None:
 def remove_leftover() -> bool:
     """Remove the rules of a sidecar that has ended without doing so; tell whether there were any.
 
-    Raises:
-        SettingsError: there are some, and a privilege to remove them is missing.
+    Without the privilege they stay: the number that a namespace is known by is used again, so a
+    namespace that has gone may be meant.
     """
     holder = _holder()
-    if holder is None or holder.is_running:
+    if holder is None or holder.is_running or not _is_privileged():
         return False
-    try:
-        remove()
-    except SettingsError:
-        raise SettingsError(
-            f"process {holder.pid} has ended and still intercepts this network namespace; "
-            "as root: tulle intercept down"
-        ) from None
+    remove()
     return True
 
 
@@ -220,9 +216,7 @@ def in_force() -> str:
 
 def check_privilege() -> None:
     """Raise SettingsError unless this process may change the network namespace."""
-    status = Path("/proc/self/status").read_text()
-    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1:
+    if not _is_privileged():
         raise SettingsError(
             "to intercept traffic needs root or CAP_NET_ADMIN in this network namespace; "
             "without it, call services through HTTP_PROXY or a local port"
@@ -251,6 +245,12 @@ def uid_of(user: str) -> int:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
         raise SettingsError(f'there is no user "{user}" on this machine') from None
+
+
+def _is_privileged() -> bool:
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1)
 
 
 def _tool() -> str:
