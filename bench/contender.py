@@ -25,6 +25,8 @@ class Shape(enum.StrEnum):
 
     PLAIN = "plain"
     """client → proxy → application, HTTP/1.1"""
+    BODY = "body"
+    """the same with long bodies"""
     PAIR = "pair"
     """client → proxy ═ mTLS ═ proxy → application, HTTP/1.1"""
     GRPC = "grpc"
@@ -85,6 +87,11 @@ class Hop:
     def tcp(self) -> bool:
         """Whether bytes are all it sees."""
         return self.site.shape in {Shape.TCP, Shape.TCP_PAIR}
+
+    @property
+    def long(self) -> bool:
+        """Whether messages are long: what is best for them may not be for short ones."""
+        return self.tcp or self.site.shape is Shape.BODY
 
     @property
     def tls_in(self) -> Side | None:

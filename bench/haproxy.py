@@ -10,10 +10,15 @@ if TYPE_CHECKING:
 
     from bench.contender import Hop
 
+BUFFER = 16 * 1024
+LONG_BUFFER = 64 * 1024
+"""Takes a third off bodies of 1 MiB, and adds a tenth to requests without one."""
+
 CONFIGURATION = """\
 global
     nbthread 1
     maxconn 4096
+    tune.bufsize {buffer}
     ssl-default-bind-options ssl-min-ver TLSv1.3
     ssl-default-server-options ssl-min-ver TLSv1.3
     ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
@@ -45,6 +50,7 @@ def command(hop: Hop, *, h2: bool = False) -> Sequence[str | Path]:
         # It checks the chain alone: it cannot match a URI name.
         server = f" ssl crt {hop.tls_out.bundle} ca-file {hop.tls_out.roots} verify required{alpn}"
     text = CONFIGURATION.format(
+        buffer=LONG_BUFFER if hop.long else BUFFER,
         mode="tcp" if hop.tcp else "http",
         reuse="" if hop.tcp else "    http-reuse always\n",
         listen=hop.listen,

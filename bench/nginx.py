@@ -21,6 +21,7 @@ http {{
     access_log off;
     keepalive_requests 1000000000;
     client_max_body_size 0;
+    client_body_buffer_size 64k;
     proxy_request_buffering off;
     proxy_buffers 8 64k;
     proxy_max_temp_file_size 0;

@@ -82,6 +82,7 @@ BEYOND = {
     Shape.TLS_IN: PLAIN_ONLY | PAIR_ONLY | {"floor"},
     Shape.TLS_OUT: PLAIN_ONLY | PAIR_ONLY | {"floor"},
     Shape.PLAIN: PAIR_ONLY,
+    Shape.BODY: PLAIN_ONLY | PAIR_ONLY,
 }
 """Who does not take part in a shape: it is beyond the program, or would be the same twice."""
 

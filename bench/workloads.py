@@ -252,14 +252,7 @@ def bodies(bench: Bench) -> None:
     for size, (length, connections) in BODIES.items():
         for name, option in (("post", "request_bytes"), ("get", "response_bytes")):
             load = generator.closed(connections, **{option: length})
-            cost(
-                bench,
-                Shape.PLAIN,
-                f"{name}-{size}",
-                load,
-                bytes_per_request=length,
-                without=MINIMAL,
-            )
+            cost(bench, Shape.BODY, f"{name}-{size}", load, bytes_per_request=length)
 
 
 def tcp(bench: Bench) -> None:
