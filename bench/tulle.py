@@ -66,6 +66,7 @@ def _settings(hop: Hop, side: str, workers: int) -> dict[str, Any]:
         "protocol": "tcp" if hop.tcp else "http",
         "listen": f"127.0.0.1:{hop.listen}",
         "app": f"127.0.0.1:{hop.forward_to}",
+        "proxy_protocol": False,
     }
     outbound = {
         "service": SERVICE,
@@ -135,6 +136,8 @@ def _service(protocol: str) -> dict[str, Any]:
             "connect_timeout_ms": 5000,
             "request_timeout_ms": 15000,
             "per_try_timeout_ms": 0,
+            "idle_timeout_ms": 3_600_000,
+            "proxy_protocol": False,
             "retry": {
                 "attempts": 2,
                 "on": ["connect-failure", "reset", "unavailable"],
@@ -178,6 +181,7 @@ def _match(prefix: str, headers: list[dict[str, str]]) -> dict[str, Any]:
         "method": None,
         "headers": headers,
         "query": [],
+        "server_name": None,
     }
 
 

@@ -175,6 +175,8 @@ def _defaults(traffic: Traffic) -> dict[str, str]:
         "timeouts.connect": _duration(traffic.connect_timeout_ms),
         "timeouts.request": _duration(traffic.request_timeout_ms),
         "timeouts.perTry": _duration(traffic.per_try_timeout_ms),
+        "timeouts.idle": _duration(traffic.idle_timeout_ms),
+        "proxyProtocol": "V2" if traffic.proxy_protocol else "none",
         "retry.on": ", ".join(retry.on),
         "retry.codes": ", ".join(map(str, retry.codes)) or "none",
         "retry.attempts": retry.attempts,

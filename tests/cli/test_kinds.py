@@ -33,7 +33,7 @@ def test_the_source_annotation_is_that_of_the_parser():
         ("SVC", ["Service"]),
         ("svc,wl", ["Service", "Workload"]),
         ("svc,services", ["Service"]),
-        ("routes", ["HTTPRoute", "GRPCRoute", "TCPRoute"]),
+        ("routes", ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"]),
         ("all", [kind.name for kind in GROUPS["all"]]),
     ],
 )

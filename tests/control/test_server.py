@@ -143,7 +143,13 @@ def test_a_real_engine_joins_connects_and_becomes_an_endpoint(server, tmp_path):
         },
         "trust_domain": "tulle.local",
         "inbound": [
-            {"port": 8080, "protocol": "http", "listen": "127.0.0.1:0", "app": "127.0.0.1:9"}
+            {
+                "port": 8080,
+                "protocol": "http",
+                "listen": "127.0.0.1:0",
+                "app": "127.0.0.1:9",
+                "proxy_protocol": False,
+            }
         ],
         "outbound": [],
         "proxy_listen": None,

@@ -329,4 +329,5 @@ def _inbound(app: App, port: int, host: Host | None) -> dict[str, Any]:
         "protocol": app.protocol,
         "listen": f"{host.ipv4 if host else '127.0.0.1'}:0",
         "app": f"127.0.0.1:{port}",
+        "proxy_protocol": False,
     }

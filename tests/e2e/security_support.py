@@ -289,6 +289,7 @@ class Mesh:
                 "protocol": port.protocol,
                 "listen": port.listen,
                 "app": port.app,
+                "proxy_protocol": False,
             }
             for port in ports
         ]

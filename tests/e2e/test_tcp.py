@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.e2e.http_client import connect, get, read_exactly, read_until, status_of
-from tests.e2e.mesh import BANNER, REDIS, Namespace, Workload
+from tests.e2e.mesh import BANNER, REDIS, WORKLOAD_PORT, Namespace, Workload
 from tests.e2e.processes import eventually
 from tests.e2e.statistics import follows
 
@@ -26,13 +26,27 @@ spec:
         - {group: tulle.dev, kind: ServiceVersion, name: banner.v2, port: 80, weight: 20}
 """
 
+UNDECLARED = "---".join(
+    f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: any-{name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{port: 80, targetPort: {WORKLOAD_PORT}}}]
+"""
+    for name in ("cache", "banner")
+)
+
 
 @pytest.fixture(scope="module")
 def web(shop: Namespace) -> Workload:
     """A caller of `cache`, a Redis, and of `banner` in two versions."""
     for service in ("cache", "banner", "empty"):
         shop.service(service, "tcp")
-    web = shop.add("web", outbound=("cache", "banner", "empty"))
+    shop.apply(UNDECLARED)
+    services = ("cache", "banner", "empty", "any-cache", "any-banner")
+    web = shop.add("web", outbound=services)
     shop.add("cache-1", REDIS)
     shop.add("banner-1", BANNER, version="v1")
     shop.add("banner-2", BANNER, version="v2")
@@ -109,6 +123,16 @@ def test_a_server_may_speak_first_and_either_side_may_end_first(
         connection.shutdown(socket.SHUT_WR)
         assert read_exactly(connection, 10) == b"last words"
         assert connection.recv(1) == b""
+
+
+def test_what_nobody_declared_is_found_out_and_a_server_that_speaks_first_is_not_held(
+    shop: Namespace, web: Workload
+) -> None:
+    with connect(web.outbound(f"{shop.name}/any-cache")) as connection:
+        connection.sendall(command(b"PING"))
+        assert reply(connection) == b"PONG"
+    with connect(web.outbound(f"{shop.name}/any-banner")) as connection:
+        assert read_until(connection, b"\n") in {b"banner-1\n", b"banner-2\n"}
 
 
 def test_connect_reaches_a_tcp_service_through_the_proxy(web: Workload) -> None:

@@ -45,7 +45,13 @@ def test_the_sidecar_gets_every_field_of_the_engines_settings() -> None:
         "zone": None,
     }
     assert settings["inbound"] == [
-        {"port": 80, "protocol": "http", "listen": "127.0.0.1:1", "app": "127.0.0.1:20001"}
+        {
+            "port": 80,
+            "protocol": "http",
+            "listen": "127.0.0.1:1",
+            "app": "127.0.0.1:20001",
+            "proxy_protocol": False,
+        }
     ]
     assert settings["outbound"] == [
         {"service": "shop/redis", "port": 6379, "listen": "127.0.0.1:4"},

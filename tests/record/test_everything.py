@@ -47,6 +47,7 @@ _MATCH = Match(
     method="GET",
     headers=(ValueMatch(name="x-user", type="exact", value="ada “the first”"),),
     query=(ValueMatch(name="debug", type="regex", value="1|yes"),),
+    server_name=None,
 )
 _CHANGE = RequestHeaders(
     set=(("x-mesh", "tulle"),), add=(("x-hop", "1"), ("x-hop", "2")), remove=("x-secret",)
@@ -119,7 +120,7 @@ EVERYTHING: tuple[Record, ...] = (
                         kind="http",
                         entries=(
                             Entry(match=_MATCH, rule=0),
-                            Entry(match=Match(None, None, (), ()), rule=1),
+                            Entry(match=Match(None, None, (), (), None), rule=1),
                         ),
                         rules=(_FORWARD, _MOVED),
                     ),
@@ -224,6 +225,7 @@ EVERYTHING: tuple[Record, ...] = (
                                     method=None,
                                     headers=(ValueMatch(name="x", type="regex", value="1.*"),),
                                     query=(ValueMatch(name="y", type="exact", value="\u0001\x7f"),),
+                                    server_name=None,
                                 ),
                                 rule=0,
                             ),
@@ -279,6 +281,7 @@ EVERYTHING: tuple[Record, ...] = (
                                     method=None,
                                     headers=(),
                                     query=(),
+                                    server_name=None,
                                 ),
                                 rule=0,
                             ),
@@ -287,11 +290,20 @@ EVERYTHING: tuple[Record, ...] = (
                     ),
                 ),
             ),
+            Port(number=7, name=None, protocol="auto", tables=()),
             Port(
                 number=6379,
                 name="redis",
                 protocol="tcp",
-                tables=(Table(consumer_namespace=None, kind="tcp", entries=(), rules=()),),
+                tables=(
+                    Table(consumer_namespace=None, kind="tcp", entries=(), rules=()),
+                    Table(
+                        consumer_namespace="checkout",
+                        kind="tls",
+                        entries=(Entry(match=Match(None, None, (), (), "*.shop.example"), rule=0),),
+                        rules=(_FORWARD,),
+                    ),
+                ),
             ),
         ),
         traffic=Traffic(load_balancer="round_robin", outlier=None),

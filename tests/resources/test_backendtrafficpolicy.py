@@ -38,7 +38,7 @@ def test_a_policy_with_everything_is_accepted(refusals: Callable[[str], list[str
         """,
         loadBalancer: {type: LeastRequest},
         limits: {connections: 1, pending: 1, requests: 1000000},
-        timeouts: {connect: 500ms, request: 0s, perTry: 2s},
+        timeouts: {connect: 500ms, request: 0s, perTry: 2s, idle: 0s},
         retry: {on: [connect-failure, reset, unavailable, timeout, 5xx, gateway-error],
                 codes: [429], attempts: 1, backoff: {base: 10ms, max: 1s}},
         retryBudget: {percent: 0, minPerSecond: 0},

@@ -82,7 +82,7 @@ def test_all_violations_of_all_documents_are_told_in_order() -> None:
         "shop.yaml:20:7: HTTPRoute default/Cart: spec.rules[0].backendRefs[0].port: is required",
         (
             "shop.yaml:22:1: Servce web: apiVersion: is required; one of "
-            f"{gateway}/v1, {gateway}/v1alpha2, tulle.dev/v1alpha1, v1"
+            f"{gateway}/v1, {gateway}/v1alpha2, {gateway}/v1alpha3, tulle.dev/v1alpha1, v1"
         ),
         'shop.yaml:22:7: Servce web: kind: "Servce" is not known; did you mean "Service"?',
         "shop.yaml:25:1: a list is not a resource; a mapping with kind",

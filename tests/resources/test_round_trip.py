@@ -93,6 +93,13 @@ SPECS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     ),
     "HTTPRoute": _fields({}, parentRefs=_parents, rules=_list(_http_rule, min_size=1)),
     "GRPCRoute": _fields({}, parentRefs=_parents, rules=_list(_grpc_rule, min_size=1)),
+    "TLSRoute": _fields(
+        {
+            "hostnames": st.just(["*.example.com", "a.example.com"]),
+            "rules": st.builds(lambda b: [{"backendRefs": [b]}], _backend),
+        },
+        parentRefs=_parents,
+    ),
     "TCPRoute": _fields(
         {"rules": st.builds(lambda b: [{"backendRefs": [b]}], _backend)}, parentRefs=_parents
     ),

@@ -169,8 +169,8 @@ def test_sixty_four_ports_are_the_bound(refusals: Callable[[str], list[str]]) ->
 @pytest.mark.parametrize(
     ("name", "app_protocol", "spoken"),
     [
-        (None, None, "http"),
-        ("web", None, "http"),
+        (None, None, "auto"),
+        ("web", None, "auto"),
         ("http", None, "http"),
         ("http-alt", None, "http"),
         ("http2-x", None, "http2"),

@@ -32,7 +32,13 @@ def settings(folder: Path) -> dict[str, Any]:
         },
         "trust_domain": "tulle.local",
         "inbound": [
-            {"port": 80, "protocol": "http", "listen": "127.0.0.1:0", "app": "127.0.0.1:9"}
+            {
+                "port": 80,
+                "protocol": "http",
+                "listen": "127.0.0.1:0",
+                "app": "127.0.0.1:9",
+                "proxy_protocol": False,
+            }
         ],
         "outbound": [{"service": "shop/redis", "port": 6379, "listen": "127.0.0.1:0"}],
         "proxy_listen": "127.0.0.1:0",

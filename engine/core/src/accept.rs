@@ -10,6 +10,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use crate::inbound::{App, Caller};
 use crate::listen::HANDSHAKE_TIME;
 use crate::observe::names::NONE;
+use crate::proxy_protocol::{self, Told};
 use crate::record::{MtlsMode, Protocol};
 use crate::timer::{Deadline, within};
 use crate::tls;
@@ -30,6 +31,8 @@ pub struct Accepted {
     pub stream: Stream,
     /// Who is calling.
     pub caller: Rc<Caller>,
+    /// What a PROXY protocol header told of it; `None`: none is expected.
+    pub told: Option<Told>,
     /// When the caller's certificate ends; `None`: it showed none.
     pub expiry: Option<Deadline>,
 }
@@ -40,25 +43,14 @@ pub async fn authenticate(worker: &Rc<Worker>, app: App, stream: TcpStream) -> O
     let is_tls = match mode {
         MtlsMode::Strict => true,
         MtlsMode::Disable => false,
-        MtlsMode::Permissive => begins_tls(app.protocol, &stream).await?,
+        MtlsMode::Permissive => begins_tls(app, &stream).await?,
     };
     if !is_tls {
-        let caller = Caller {
-            id: None,
-            name_id: NONE,
-            identity_id: NONE,
-        };
-        let stream = Stream::Plain(stream);
-        return Some(Accepted {
-            stream,
-            caller: Rc::new(caller),
-            expiry: None,
-        });
+        return plain(app, stream).await;
     }
     let alpn = match app.protocol {
-        Protocol::Http => Alpn::Http1,
-        Protocol::Http2 | Protocol::Grpc => Alpn::Http2,
-        Protocol::Tcp => Alpn::Tcp,
+        Protocol::Http | Protocol::Auto => Alpn::Http1,
+        Protocol::Http2 | Protocol::Grpc | Protocol::Tcp => Alpn::Http2,
     };
     let config = worker.shared.server_tls(alpn)?;
     let handshake = TlsAcceptor::from(config).accept(stream);
@@ -76,20 +68,41 @@ pub async fn authenticate(worker: &Rc<Worker>, app: App, stream: TcpStream) -> O
     Some(Accepted {
         stream: Stream::Tls(Box::new(TlsStream::Server(stream))),
         caller: Rc::new(caller),
+        told: None,
         expiry: Some(Deadline::after(left)),
     })
 }
 
+/// A connection in plaintext; `None`: the PROXY protocol header that it needs is not there.
+async fn plain(app: App, mut stream: TcpStream) -> Option<Accepted> {
+    let told = match app.proxy_protocol {
+        true => Some(proxy_protocol::read(&mut stream).await.ok()?),
+        false => None,
+    };
+    let caller = Caller {
+        id: None,
+        name_id: NONE,
+        identity_id: NONE,
+    };
+    Some(Accepted {
+        stream: Stream::Plain(stream),
+        caller: Rc::new(caller),
+        told,
+        expiry: None,
+    })
+}
+
 /// Whether the client begins a TLS handshake; `None`: it left, or says nothing where it should.
-async fn begins_tls(protocol: Protocol, stream: &TcpStream) -> Option<bool> {
-    let limit = match protocol {
-        Protocol::Tcp => SERVER_FIRST_TIME,
-        _ => HANDSHAKE_TIME,
+async fn begins_tls(app: App, stream: &TcpStream) -> Option<bool> {
+    let may_be_bytes = app.protocol == Protocol::Tcp || !app.declared;
+    let limit = match may_be_bytes {
+        true => SERVER_FIRST_TIME,
+        false => HANDSHAKE_TIME,
     };
     match within(limit, Box::pin(first_byte(stream))).await {
         Some(byte) => byte.ok().map(|byte| byte == TLS_HANDSHAKE),
         // A client that waits for the server to begin does not speak TLS.
-        None => (protocol == Protocol::Tcp).then_some(false),
+        None => may_be_bytes.then_some(false),
     }
 }
 

@@ -59,15 +59,13 @@ impl Host for Shared {
                 self.id
             ));
         }
-        let config = |alpn: Alpn| {
-            tls::server_config(&identity, ClientAuth::Required, &[alpn.name()])
+        let config = |alpn: &[&[u8]]| {
+            tls::server_config(&identity, ClientAuth::Required, alpn)
                 .map_err(|error| error.to_string())
         };
-        let configs = [
-            config(Alpn::Http1)?,
-            config(Alpn::Http2)?,
-            config(Alpn::Tcp)?,
-        ];
+        // Bytes come in HTTP/2 to a port of HTTP/1.1 too: not every caller knows what it speaks.
+        let (http1, http2) = (Alpn::Http1.name(), Alpn::Http2.name());
+        let configs = [config(&[http1, http2])?, config(&[http2])?];
         self.server_tls.store(Some(Arc::new(configs)));
         let first = self.identity.swap(Some(Arc::new(identity))).is_none();
         self.identity_epoch.fetch_add(1, Relaxed);

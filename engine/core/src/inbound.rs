@@ -6,6 +6,9 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
+
+use crate::detect::{self, SILENCE_TIME, Spoken};
 use crate::downstream::{Downstream, State};
 use crate::error::{Error, Reason};
 use crate::head::RequestHead;
@@ -17,7 +20,7 @@ use crate::relay::relay;
 use crate::settings::InboundSettings;
 use crate::steps::authorize::{Call, authorize};
 use crate::steps::{framing, headers, trace};
-use crate::timer::now_us;
+use crate::timer::{now_us, within};
 use crate::tls::SpiffeId;
 use crate::tries::{Answered, Clock, End, exchange};
 use crate::upload::Upload;
@@ -34,23 +37,38 @@ pub struct App {
     pub id: u64,
     /// The port as policies call it.
     pub port: u16,
-    /// What it speaks.
+    /// What it speaks; on a port that is not declared, in what does not come as bytes.
     pub protocol: Protocol,
+    /// Whether it is known without a look at a connection.
+    pub declared: bool,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Plain connections to it begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// In whose name it is called; `None`: in the sidecar's own.
     pub source: Option<IpAddr>,
 }
 
 impl App {
+    /// Whether a plain connection to it carries bytes: as declared, or as it begins.
+    pub async fn takes_bytes(&self, peer: &TcpStream) -> bool {
+        if self.declared {
+            return self.protocol == Protocol::Tcp;
+        }
+        let look = within(SILENCE_TIME, Box::pin(detect::look(peer))).await;
+        !matches!(look, Some(Ok(Spoken::Http1)))
+    }
+
     /// The declared port number `index`.
     pub fn declared(index: usize, port: &InboundSettings) -> App {
         App {
             // Endpoints count from 1 upwards, applications from the end downwards.
             id: u64::MAX - index as u64,
             port: port.port,
-            protocol: port.protocol,
+            protocol: port.protocol.or_http(),
+            declared: port.protocol != Protocol::Auto,
             address: port.app,
+            proxy_protocol: port.proxy_protocol,
             source: None,
         }
     }

@@ -15,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::dns;
 use crate::inbound::{App, Caller};
+use crate::join::{IDLE_TIME, Side, join};
 use crate::listen;
 use crate::observe::Observation;
 use crate::observe::metrics::{Direction, SeriesKey};
@@ -23,7 +24,7 @@ use crate::record::{MtlsMode, Protocol};
 use crate::tcp;
 use crate::timer::now_s;
 use crate::upstream::Target;
-use crate::upstream::connect::{Alpn, connect as connect_target};
+use crate::upstream::connect::connect_plain;
 use crate::worker::Worker;
 
 /// Longest time to connect to what is not of the mesh; the kernel's own is two minutes.
@@ -214,11 +215,17 @@ async fn outside(worker: &Rc<Worker>, address: SocketAddr, client: TcpStream) {
         limits: None,
         source: None,
     };
-    let connected = connect_target(worker, &target, Alpn::Tcp).await;
+    let connected = connect_plain(&target).await;
     key.reason = connected.as_ref().err().map(|error| error.reason);
     let seen = Observation::connection(worker, key, None);
-    if let Ok(connected) = connected {
-        tcp::copy(client, connected.stream, seen).await;
+    if let Ok(server) = connected {
+        join(
+            Side::Tcp(client).into(),
+            Side::Tcp(server).into(),
+            seen,
+            IDLE_TIME,
+        )
+        .await;
     }
 }
 
@@ -262,7 +269,9 @@ async fn inbound(worker: &Rc<Worker>, stream: TcpStream) {
         id: 0,
         port: original.port(),
         protocol: Protocol::Tcp,
+        declared: true,
         address: original,
+        proxy_protocol: false,
         source,
     };
     let nobody = Caller {
@@ -270,7 +279,7 @@ async fn inbound(worker: &Rc<Worker>, stream: TcpStream) {
         name_id: NONE,
         identity_id: NONE,
     };
-    tcp::inbound(worker, app, &nobody, stream).await;
+    tcp::inbound(worker, app, (&nobody, None), stream).await;
 }
 
 #[cfg(test)]

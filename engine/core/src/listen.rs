@@ -12,17 +12,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::accept::{Accepted, authenticate};
-use crate::discover::{self, Entrance};
+use crate::discover::Entrance;
 use crate::http1::Connection;
-use crate::inbound::{App, Caller};
+use crate::inbound::App;
 use crate::intercept::{self, Way};
 use crate::plan::service::Service;
 use crate::record::Protocol;
 use crate::serve;
-use crate::tcp;
 use crate::timer::Deadline;
 use crate::upstream::stream::{Rewound, Stream};
 use crate::worker::Worker;
+use crate::{hbone, tcp};
 
 /// Most open connections of a sidecar; further ones are closed at once.
 pub const CONNECTIONS_MAX: i64 = 16_384;
@@ -174,10 +174,9 @@ pub async fn serve_service(worker: &Rc<Worker>, to: (Arc<Service>, u16), stream:
     let Ok(local) = stream.local_addr() else {
         return;
     };
-    let plan = discover::plan(worker, &service).await.ok();
-    match plan.and_then(|plan| plan.port(port).map(|port| port.protocol)) {
-        Some(Protocol::Tcp) => Box::pin(tcp::outbound(worker, &service, port, stream)).await,
-        _ => plain_http(worker, Entrance::service(service, port, local), stream).await,
+    let client = Box::pin(tcp::take_bytes(worker, &service, port, stream)).await;
+    if let Some(stream) = client {
+        plain_http(worker, Entrance::service(service, port, local), stream).await;
     }
 }
 
@@ -195,13 +194,7 @@ async fn plain_http(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream) 
 pub async fn serve_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
     // Boxed: what a handshake needs is not kept while the connection lives.
     match Box::pin(authenticate(worker, app, stream)).await {
-        Some(Accepted {
-            stream,
-            caller,
-            expiry,
-        }) => {
-            serve_app(worker, app, caller, stream, expiry).await;
-        }
+        Some(accepted) => serve_app(worker, app, accepted).await,
         None => {
             worker
                 .shared
@@ -212,28 +205,35 @@ pub async fn serve_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
     }
 }
 
-async fn serve_app(
-    worker: &Rc<Worker>,
-    app: App,
-    caller: Rc<Caller>,
-    stream: Stream,
-    expiry: Option<Deadline>,
-) {
+async fn serve_app(worker: &Rc<Worker>, app: App, accepted: Accepted) {
+    let Accepted {
+        stream,
+        caller,
+        told,
+        expiry,
+    } = accepted;
+    let expires_us = expiry.as_ref().map(Deadline::due_us);
+    let expiry = async move {
+        match expiry {
+            Some(expiry) => expiry.await,
+            None => std::future::pending().await,
+        }
+    };
     let way = serve::Way::Inbound(app, Rc::clone(&caller));
-    match app.protocol {
+    match (app.protocol, stream) {
         // Bytes cannot be asked to end: such a connection lives on as it was authenticated.
-        Protocol::Tcp => Box::pin(tcp::inbound(worker, app, &caller, stream)).await,
-        Protocol::Http => {
-            let expires_us = expiry.as_ref().map(Deadline::due_us);
+        (Protocol::Tcp | Protocol::Http, stream) if stream.is_http2() => {
+            Box::pin(hbone::serve(worker, app, caller, stream, expiry)).await;
+        }
+        (_, Stream::Plain(peer)) if app.takes_bytes(&peer).await => {
+            Box::pin(tcp::inbound(worker, app, (&caller, told), peer)).await;
+        }
+        // A caller without ALPN is no sidecar.
+        (Protocol::Tcp, _) => {}
+        (Protocol::Http | Protocol::Auto, stream) => {
             serve::http1(worker, way, Connection::new(stream), expires_us).await;
         }
-        Protocol::Http2 | Protocol::Grpc => {
-            let expiry = async {
-                match expiry {
-                    Some(expiry) => expiry.await,
-                    None => std::future::pending().await,
-                }
-            };
+        (Protocol::Http2 | Protocol::Grpc, stream) => {
             let stream = Rewound::new(stream, Vec::new());
             Box::pin(serve::http2(worker, way, stream, expiry)).await;
         }

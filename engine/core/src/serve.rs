@@ -17,6 +17,7 @@ use crate::http1::{Connection, HEAD_MAX, encode};
 use crate::http2::keepalive::KeepAlive;
 use crate::http2::{self, CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, heads};
 use crate::inbound::{self, App, Caller};
+use crate::join::Side;
 use crate::listen::{Closing, closed};
 use crate::outbound;
 use crate::record::Protocol;
@@ -262,23 +263,25 @@ async fn tunnel(
             .last_used_s
             .store(now_s(), std::sync::atomic::Ordering::Relaxed);
         let plan = discover::plan(worker, &service).await?;
-        let protocol = discover::port(&service, &plan, port)?.protocol;
-        Ok((service, port, protocol))
+        let spoken = discover::port(&service, &plan, port)?;
+        // Who asks for a tunnel to what nobody declared gets one of bytes.
+        let is_bytes = spoken.protocol == Protocol::Tcp || !spoken.declared;
+        Ok((service, port, is_bytes))
     };
     match Box::pin(found).await {
         Err(error) => {
             refuse(worker, &mut connection, &error).await;
             None
         }
-        Ok((service, port, protocol)) => {
+        Ok((service, port, is_bytes)) => {
             let head = ResponseHead::new(http::StatusCode::OK, Length::None);
             encode::interim(connection.out(), &head, None);
             let flushed = std::future::poll_fn(|cx| connection.poll_flush(cx, false));
             flushed.await.ok()?;
             let (stream, read) = connection.into_parts();
-            if protocol == Protocol::Tcp {
-                let stream = Rewound::new(stream, read);
-                Box::pin(tcp::outbound(worker, &service, port, stream)).await;
+            if is_bytes {
+                let client = Side::Other(Box::new(Rewound::new(stream, read)));
+                Box::pin(tcp::outbound(worker, &service, port, client)).await;
                 return None;
             }
             // No address stands for the service here: its Host is what the application wrote.

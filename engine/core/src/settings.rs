@@ -74,6 +74,8 @@ pub struct InboundSettings {
     pub listen: SocketAddr,
     /// Where the application itself listens.
     pub app: SocketAddr,
+    /// Plain connections begin with a PROXY protocol header, and none is let in without.
+    pub proxy_protocol: bool,
 }
 
 /// A local address that stands for a service.

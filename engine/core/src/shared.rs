@@ -53,7 +53,7 @@ pub struct Shared {
     pub inbound: ArcSwap<InboundPlan>,
     pub(crate) identity: ArcSwapOption<Identity>,
     pub(crate) identity_epoch: AtomicU64,
-    pub(crate) server_tls: ArcSwapOption<[Arc<ServerConfig>; 3]>,
+    pub(crate) server_tls: ArcSwapOption<[Arc<ServerConfig>; Alpn::ALL.len()]>,
     records: Mutex<BTreeMap<String, String>>,
     outgoing: mpsc::Sender<Outgoing>,
     pub(crate) events: (Mutex<VecDeque<Value>>, Condvar),

@@ -1,57 +1,137 @@
 //! Connections that carry bytes: routed, balanced, authorized and counted as a whole.
 
-use std::io;
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Method;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use bytes::Bytes;
+use tokio::net::TcpStream;
 
+use crate::detect::{self, SILENCE_TIME, Spoken};
 use crate::discover;
-use crate::error::{Error, Reason};
-use crate::fields::Fields;
-use crate::head::RequestHead;
+use crate::error::{Error, Reason, RetrySafety, Source};
 use crate::inbound::{App, Caller};
+use crate::join::{End, IDLE_TIME, Side, join};
+use crate::listen::HANDSHAKE_TIME;
 use crate::observe::Observation;
 use crate::observe::metrics::{Direction, SeriesKey};
 use crate::plan::endpoints::InFlight;
-use crate::plan::service::{BackendPlan, PortPlan, Service};
+use crate::plan::service::{BackendPlan, PortPlan, RulePlan, Service, TablePlan};
+use crate::proxy_protocol::{self, Told};
 use crate::record::{Action, Protocol, Traffic};
 use crate::steps::authorize::{Call, authorize};
 use crate::steps::limit::try_take;
 use crate::steps::{balance, outlier, route};
-use crate::timer::now_us;
+use crate::timer::{now_us, within};
+use crate::tls::hello::{Hello, UNRECOGNIZED_NAME, client_hello};
 use crate::upstream::Target;
-use crate::upstream::connect::{Alpn, Connected, ConnectionPermit, connect};
-use crate::upstream::stream::Stream;
+use crate::upstream::connect::{ConnectionPermit, connect_plain};
+use crate::upstream::tunnels::{self, Lease};
 use crate::worker::Worker;
 
-/// Bytes buffered in each direction of a connection: all that a slow reader can make us hold.
-pub const BUFFER: usize = 16 * 1024;
 /// Most endpoints tried for one connection.
 const TRIES_MAX: usize = 3;
 
 /// Carry a connection of the application to `service`.
-pub async fn outbound<S>(worker: &Rc<Worker>, service: &Arc<Service>, port: u16, client: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn outbound(worker: &Rc<Worker>, service: &Arc<Service>, port: u16, client: Side) {
+    let mut client = End::from(client);
     let mut key = SeriesKey::new(Direction::Outbound, Protocol::Tcp);
     key.service = service.name_id;
-    let reached = reach(worker, service, port, &mut key).await;
+    let reached = reach(worker, service, port, &mut client, &mut key).await;
+    key.reason = reached.as_ref().err().map(|error| error.reason);
+    let seen = Observation::connection(worker, key, None);
+    match reached {
+        Ok(reached) => carry(client, reached, seen).await,
+        Err(error) if error.reason == Reason::Reset => client.abort(),
+        Err(error) if error.reason == Reason::NoRoute => {
+            // The client is closed whether it hears why or not.
+            let _told = client.write(Bytes::from_static(&UNRECOGNIZED_NAME)).await;
+        }
+        Err(_) => {}
+    }
+}
+
+/// Carry a client that speaks no HTTP; one that does is handed back.
+pub async fn take_bytes(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    port: u16,
+    client: TcpStream,
+) -> Option<TcpStream> {
+    let plan = discover::plan(worker, service).await.ok();
+    let spoken = plan.and_then(|plan| plan.port(port).map(|port| (port.protocol, port.declared)));
+    match spoken {
+        Some((Protocol::Tcp, _)) => outbound(worker, service, port, Side::Tcp(client)).await,
+        Some((_, false)) => return undeclared(worker, service, port, client).await,
+        _ => return Some(client),
+    }
+    None
+}
+
+/// Find out what `client` speaks on a port that nobody declared. HTTP/1.1 is handed back; all else
+/// is carried as bytes. While the client is silent the server may begin: nobody waits for the other.
+async fn undeclared(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    port: u16,
+    client: TcpStream,
+) -> Option<TcpStream> {
+    match within(SILENCE_TIME, Box::pin(detect::look(&client))).await {
+        Some(Ok(Spoken::Http1)) => return Some(client),
+        Some(Ok(_)) => outbound(worker, service, port, Side::Tcp(client)).await,
+        Some(Err(_)) => {}
+        None => return server_first(worker, service, port, client).await,
+    }
+    None
+}
+
+/// As [`undeclared`], with a client that has said nothing so far.
+async fn server_first(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    port: u16,
+    client: TcpStream,
+) -> Option<TcpStream> {
+    let mut key = SeriesKey::new(Direction::Outbound, Protocol::Tcp);
+    key.service = service.name_id;
+    let mut client = End::from(Side::Tcp(client));
+    let mut reached = reach(worker, service, port, &mut client, &mut key).await;
+    let is_http = match &mut reached {
+        // Why there is nobody can be said to HTTP alone.
+        Err(_) => is_http1(&client).await,
+        Ok(reached) => tokio::select! {
+            is_http = is_http1(&client) => is_http,
+            _spoke = reached.server.read_ahead() => false,
+        },
+    };
+    if is_http {
+        return client.into_socket();
+    }
     key.reason = reached.as_ref().err().map(|error| error.reason);
     let seen = Observation::connection(worker, key, None);
     if let Ok(reached) = reached {
-        copy(client, reached.stream, seen).await;
+        carry(client, reached, seen).await;
+    }
+    None
+}
+
+async fn is_http1(client: &End) -> bool {
+    match client.socket() {
+        Some(socket) => detect::look(socket)
+            .await
+            .is_ok_and(|it| it == Spoken::Http1),
+        None => false,
     }
 }
 
 /// A connection to an endpoint and what is held while it lasts.
 struct Reached {
-    stream: Stream,
+    server: End,
+    address: SocketAddr,
+    /// How long it may carry nothing; zero: for ever.
+    idle: Duration,
+    _lease: Option<Lease>,
     _permit: ConnectionPermit,
     _in_flight: InFlight,
 }
@@ -60,19 +140,65 @@ async fn reach(
     worker: &Rc<Worker>,
     service: &Arc<Service>,
     port_number: u16,
+    client: &mut End,
     key: &mut SeriesKey,
 ) -> Result<Reached, Error> {
     let plan = discover::plan(worker, service).await?;
     let port: &PortPlan = discover::port(service, &plan, port_number)?;
-    let head = RequestHead::described(Method::CONNECT, "", Fields::default());
-    let rule = route::route(port, &head)?.rule;
+    let rule = match port.table.as_ref().map(|table| (table, &table.names)) {
+        None => &port.direct,
+        Some((table, Some(names))) => {
+            let name = server_name(client).await?;
+            route::by_server_name(table, names, name.as_deref())?
+        }
+        Some((table, None)) if port.declared => any_rule(service, table)?,
+        // Routes of HTTP are not for bytes.
+        Some(_) => &port.direct,
+    };
     key.route = rule.name_id;
     let backend = route::backend(rule)?;
     let backend_plan = discover::plan(worker, &backend.service).await?;
     if backend.endpoints().is_none() {
         discover::endpoints(worker, &backend.service).await;
     }
-    dial(worker, backend, &backend_plan.traffic, key).await
+    let traffic = &backend_plan.traffic;
+    let mut reached = dial(worker, backend, traffic, key).await?;
+    if traffic.proxy_protocol {
+        let source = client.socket().and_then(|socket| socket.peer_addr().ok());
+        let header = proxy_protocol::header(source, reached.address);
+        let sent = reached.server.write(header.into()).await;
+        sent.map_err(|error| Error::new(Reason::Reset, error.to_string()))?;
+    }
+    Ok(reached)
+}
+
+async fn carry(client: End, reached: Reached, seen: Observation) {
+    join(client, reached.server, seen, reached.idle).await;
+}
+
+/// The rule of a TCPRoute: it has one.
+fn any_rule<'a>(service: &Service, table: &'a TablePlan) -> Result<&'a Arc<RulePlan>, Error> {
+    let rule = table.entries.first().map(|(_, rule)| &table.rules[*rule]);
+    rule.ok_or_else(|| Error::new(Reason::NoBackend, format!("no route of {}", service.key)))
+}
+
+/// The name that the client asks for in its first message, which is kept.
+async fn server_name(client: &mut End) -> Result<Option<String>, Error> {
+    let read = Box::pin(async {
+        loop {
+            match client_hello(client.ahead()) {
+                Hello::Whole(name) => return Ok(name),
+                Hello::Invalid => return Err(Error::new(Reason::BadRequest, "no TLS comes")),
+                Hello::Partial => {}
+            }
+            if !client.read_ahead().await.is_ok_and(|more| more) {
+                return Err(Error::new(Reason::ClientGone, "the client left"));
+            }
+        }
+    });
+    within(HANDSHAKE_TIME, read)
+        .await
+        .unwrap_or_else(|| Err(Error::new(Reason::BadRequest, "no TLS came in time")))
 }
 
 /// Connect to an endpoint of the backend; to another one when that fails.
@@ -118,30 +244,74 @@ async fn dial(
             source: None,
         };
         let started = now_us();
-        let connected = connect(worker, &target, Alpn::Tcp).await;
-        let (now, failed) = (now_us(), connected.is_err());
+        let connected = reach_endpoint(worker, &target).await;
+        let (now, failed) = (now_us(), connected.as_ref().is_err_and(is_endpoints_fault));
         outlier::observe(endpoint, failed, traffic.outlier.as_ref(), &endpoints, now);
         match connected {
-            Ok(Connected { stream, .. }) => {
+            Ok((side, lease)) => {
                 endpoint.state.observe(now - started, now);
-                let in_flight = InFlight::begin(endpoint);
                 return Ok(Reached {
-                    stream,
+                    server: side.into(),
+                    address,
+                    idle: Duration::from_millis(traffic.idle_timeout_ms),
+                    _lease: lease,
                     _permit: permit,
-                    _in_flight: in_flight,
+                    _in_flight: InFlight::begin(endpoint),
                 });
             }
-            Err(error) => failure = error,
+            Err(error) if error.reason.retry() == RetrySafety::Always => failure = error,
+            Err(error) => return Err(error),
         }
     }
     Err(failure)
 }
 
-/// Carry a connection of another sidecar to the application.
-pub async fn inbound<S>(worker: &Rc<Worker>, app: App, caller: &Caller, peer: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+/// A connection in plaintext, or a tunnel where the endpoint has a sidecar.
+async fn reach_endpoint(
+    worker: &Rc<Worker>,
+    target: &Target,
+) -> Result<(Side, Option<Lease>), Error> {
+    if target.identity.is_none() {
+        return Ok((Side::Tcp(connect_plain(target).await?), None));
+    }
+    let (tunnel, lease) = tunnels::open(worker, target).await?;
+    Ok((Side::Tunnel(tunnel), Some(lease)))
+}
+
+/// Whether an error speaks against the endpoint, and not against the caller.
+fn is_endpoints_fault(error: &Error) -> bool {
+    error.reason.source() == Source::Upstream
+}
+
+/// Carry a plain connection of another workload to the application.
+/// What it told of itself is told to the application.
+pub async fn inbound(
+    worker: &Rc<Worker>,
+    app: App,
+    (caller, told): (&Caller, Option<Told>),
+    peer: TcpStream,
+) {
+    let Ok((app, seen)) = admit(worker, app, caller, Ok(())).await else {
+        return;
+    };
+    let mut app = End::from(Side::Tcp(app));
+    let header = told.map(Told::header).unwrap_or_default();
+    if app.write(header.into()).await.is_ok() {
+        join(Side::Tcp(peer).into(), app, seen, IDLE_TIME).await;
+    }
+}
+
+/// A connection to the application for `caller`, if policies let it in and nothing was found
+/// against it before.
+///
+/// # Errors
+/// Why it is refused; that is recorded already.
+pub async fn admit(
+    worker: &Rc<Worker>,
+    app: App,
+    caller: &Caller,
+    checked: Result<(), Error>,
+) -> Result<(TcpStream, Observation), Reason> {
     let mut key = SeriesKey::new(Direction::Inbound, Protocol::Tcp);
     key.peer = caller.name_id;
     key.peer_identity = caller.identity_id;
@@ -152,66 +322,14 @@ where
         port: app.port,
     };
     let verdict = authorize(&worker.shared.inbound.load(), &call);
-    let connected = match verdict.action {
-        Action::Deny => Err(Error::new(Reason::Denied, "")),
-        Action::Allow => connect(worker, &app.target(), Alpn::Tcp).await,
+    let connected = match (checked, verdict.action) {
+        (Err(error), _) => Err(error.reason),
+        (Ok(()), Action::Deny) => Err(Reason::Denied),
+        (Ok(()), Action::Allow) => connect_plain(&app.target())
+            .await
+            .map_err(|_| Reason::AppUnreachable),
     };
-    key.reason = connected.as_ref().err().map(|error| error.reason);
+    key.reason = connected.as_ref().err().copied();
     let seen = Observation::connection(worker, key, verdict.policy);
-    if let Ok(app) = connected {
-        copy(peer, app.stream, seen).await;
-    }
-}
-
-/// Copy both ways until both sides have ended, or either broke.
-pub async fn copy<A>(mut near: A, far: Stream, seen: Observation)
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut far = Counted { stream: far, seen };
-    // A broken connection is an ordinary end.
-    let _ended = copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER, BUFFER).await;
-}
-
-/// The called side: what is written to it is the request, what is read the response.
-struct Counted {
-    stream: Stream,
-    seen: Observation,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let read = (buffer.filled().len() - before) as u64;
-        self.seen.carried(0, read);
-        result
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buffer);
-        if let Poll::Ready(Ok(written)) = &result {
-            let written = *written as u64;
-            self.seen.carried(written, 0);
-        }
-        result
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    Ok((connected?, seen))
 }

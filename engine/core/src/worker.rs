@@ -19,6 +19,7 @@ use crate::tls::{self, SpiffeId};
 use crate::upstream::connect::Alpn;
 use crate::upstream::http2::Connections;
 use crate::upstream::pool::Pool;
+use crate::upstream::tunnels::Tunnels;
 
 /// Most hosts whose service is remembered.
 const HOSTS_MAX: usize = 1024;
@@ -38,6 +39,8 @@ pub struct Worker {
     pub pool: RefCell<Pool>,
     /// HTTP/2 connections.
     pub http2: Connections,
+    /// Connections that carry TCP.
+    pub tunnels: Tunnels,
     hosts: RefCell<Hosts>,
     tls: RefCell<TlsConfigs>,
 }
@@ -59,6 +62,7 @@ impl Worker {
             metrics: RefCell::default(),
             pool: RefCell::default(),
             http2: Connections::default(),
+            tunnels: Tunnels::default(),
             hosts: RefCell::default(),
             tls: RefCell::default(),
         });
@@ -76,6 +80,7 @@ impl Worker {
                 worker.pool.borrow_mut().sweep();
                 buffer::trim();
                 worker.http2.sweep();
+                worker.tunnels.sweep();
             }
         });
         worker

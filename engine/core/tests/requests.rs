@@ -22,7 +22,7 @@ fn sidecar(protocol: &str, endpoint: SocketAddr, change: impl Fn(&mut Value)) ->
                          "labels": {}, "zone": null},
             "trust_domain": "tulle.local",
             "inbound": [{"port": 80, "protocol": "http", "listen": "127.0.0.1:0",
-                         "app": endpoint}],
+                         "app": endpoint, "proxy_protocol": false}],
             "outbound": [], "proxy_listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0",
             "control": null, "state_dir": null, "probe": null, "workers": 1,
             "access_log": "off", "access_log_path": null, "drain_seconds": 10,

@@ -18,6 +18,7 @@ from tulle.cli.kinds import (
     ROUTES,
     SERVICE,
     TCP_ROUTE,
+    TLS_ROUTE,
     TRAFFIC_POLICY,
     WORKLOAD,
     Kind,
@@ -214,6 +215,7 @@ COLUMNS: dict[Kind, tuple[Column, ...]] = {
     ),
     HTTP_ROUTE: _route_columns(),
     GRPC_ROUTE: _route_columns(),
+    TLS_ROUTE: _route_columns(),
     TCP_ROUTE: _route_columns(),
     TRAFFIC_POLICY: (TARGET,),
     PEER_AUTHENTICATION: (

@@ -7,7 +7,7 @@ used to select is touched as well as what it selects now.
 
 from collections.abc import Iterable, Iterator
 
-from tulle.mesh.mesh import Mesh
+from tulle.mesh.mesh import Mesh, Route
 from tulle.mesh.select import ROOT_NAMESPACE, selected_workloads, services_of
 from tulle.resources.authorizationpolicy import AuthorizationPolicy
 from tulle.resources.backendtrafficpolicy import BackendTrafficPolicy
@@ -18,6 +18,7 @@ from tulle.resources.namespace import Namespace
 from tulle.resources.peerauthentication import PeerAuthentication
 from tulle.resources.service import Service
 from tulle.resources.tcproute import TCPRoute
+from tulle.resources.tlsroute import TLSRoute
 from tulle.resources.workload import Workload
 
 Change = tuple[Resource | None, Resource | None]
@@ -55,7 +56,7 @@ def _readers(mesh: Mesh, resource: Resource) -> Iterator[str]:
         case Workload():
             yield _workload(resource)
             yield from _endpoints_with(mesh, resource)
-        case HTTPRoute() | GRPCRoute() | TCPRoute():
+        case HTTPRoute() | GRPCRoute() | TLSRoute() | TCPRoute():
             yield from _parents(resource)
         case BackendTrafficPolicy():
             namespace = resource.metadata.namespace or ""
@@ -84,7 +85,7 @@ def _services_sending_to(mesh: Mesh, backend: ObjectName) -> Iterator[str]:
         yield from _parents(route)
 
 
-def _parents(route: HTTPRoute | GRPCRoute | TCPRoute) -> Iterator[str]:
+def _parents(route: Route) -> Iterator[str]:
     for ref in route.spec.parent_refs:
         if (service := ref.service(route.metadata.namespace or "")) is not None:
             yield f"service/{service}"

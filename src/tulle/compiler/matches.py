@@ -8,6 +8,7 @@ prefix "/" would hide it. A GRPCRoute compares lengths of service and method ins
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal, NamedTuple, TypeVar
 
 from tulle.record.service import Match, PathMatch, ValueMatch
@@ -17,7 +18,7 @@ from tulle.resources.httproute import PathMatch as WrittenPath
 
 WrittenT = TypeVar("WrittenT", HeaderMatch, QueryParamMatch)
 
-ANY = Match(path=None, method=None, headers=(), query=())
+ANY = Match(path=None, method=None, headers=(), query=(), server_name=None)
 """Matches everything."""
 
 _NAME_REGEX = "[^/]+"
@@ -28,9 +29,9 @@ class Specificity(NamedTuple):
     """How specific a match is: the greater one decides."""
 
     path: int
-    """2 exact, 1 regex, 0 prefix or any."""
+    """2 exact, 1 regex, 0 prefix or any; of a server name 2 whole, 0 wildcard."""
     length: int
-    """Characters of the path, or of the gRPC service."""
+    """Characters of the path, of the gRPC service, or of the server name."""
     method_length: int
     """Characters of the gRPC method; 0 for HTTP."""
     has_method: bool
@@ -57,6 +58,7 @@ def http_match(match: HTTPMatch) -> tuple[Match, Specificity]:
             method=match.method,
             headers=headers,
             query=tuple(_value(name, param) for name, param in query),
+            server_name=None,
         ),
         Specificity(rank, length, 0, match.method is not None, len(headers), len(query)),
     )
@@ -69,8 +71,17 @@ def grpc_match(match: GRPCMatch) -> tuple[Match, Specificity]:
     service = (match.method and match.method.service) or ""
     method = (match.method and match.method.method) or ""
     return (
-        Match(path=path, method=None, headers=headers, query=()),
+        Match(path=path, method=None, headers=headers, query=(), server_name=None),
         Specificity(rank, len(service), len(method), False, len(headers), 0),
+    )
+
+
+def server_name_match(hostname: str) -> tuple[Match, Specificity]:
+    """Return a match on the server name of TLS, and how specific it is."""
+    rank = 0 if hostname.startswith("*") else 2
+    return (
+        replace(ANY, server_name=hostname),
+        Specificity(rank, len(hostname), 0, has_method=False, headers=0, query=0),
     )
 
 

@@ -26,8 +26,9 @@ from tulle.resources.httproute import HTTPBackendRef, HTTPRetry, HTTPRule, HTTPT
 from tulle.resources.parse import source_of
 from tulle.resources.route import BackendRef
 from tulle.resources.tcproute import TCPRule
+from tulle.resources.tlsroute import TLSRule
 
-WrittenRule = HTTPRule | GRPCRule | TCPRule
+WrittenRule = HTTPRule | GRPCRule | TLSRule | TCPRule
 
 
 def compile_rules(mesh: Mesh, route: Route, traffic: Traffic) -> list[Rule]:
@@ -38,7 +39,7 @@ def compile_rules(mesh: Mesh, route: Route, traffic: Traffic) -> list[Rule]:
             route=str(route.object_name),
             rule=rule.name or str(index),
             source=source_of(route, f"spec.rules[{index}]"),
-            filters=() if isinstance(rule, TCPRule) else _filters(rule.filters),
+            filters=() if isinstance(rule, TLSRule | TCPRule) else _filters(rule.filters),
             backends=tuple(_backend(mesh, route, backend) for backend in rule.backend_refs),
             timeouts=_timeouts(rule.timeouts if isinstance(rule, HTTPRule) else None),
             retry=_retry(rule.retry if isinstance(rule, HTTPRule) else None, traffic),

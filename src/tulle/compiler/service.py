@@ -41,12 +41,14 @@ def _port(mesh: Mesh, service: Service, port: ServicePort, traffic: Traffic) -> 
 def _protocol(spoken: Protocol, tables: tuple[Table, ...]) -> Protocol:
     """Return what is spoken on a port whose producer attached routes of one kind.
 
-    A TCPRoute asks for the bytes as they are; a GRPCRoute says that an unnamed port
-    carries gRPC.
+    A TCPRoute or TLSRoute asks for the bytes as they are; an HTTPRoute or a GRPCRoute says what
+    a port carries that nobody declared.
     """
     kinds = {table.kind for table in tables if table.consumer_namespace is None}
-    if "tcp" in kinds:
+    if kinds & {"tls", "tcp"}:
         return "tcp"
-    if "grpc" in kinds and spoken == "http":
+    if spoken == "auto" and "http" in kinds:
+        return "http"
+    if "grpc" in kinds and spoken in {"auto", "http"}:
         return "grpc"
     return spoken

@@ -8,7 +8,13 @@ attached to the whole Service leaves such ports alone.
 
 from collections.abc import Iterator
 
-from tulle.compiler.matches import ANY, Specificity, grpc_match, http_match
+from tulle.compiler.matches import (
+    ANY,
+    Specificity,
+    grpc_match,
+    http_match,
+    server_name_match,
+)
 from tulle.compiler.rules import compile_rules
 from tulle.mesh.attach import RouteSet, route_sets
 from tulle.mesh.mesh import Mesh, Route
@@ -18,8 +24,14 @@ from tulle.resources.grpcroute import GRPCRoute
 from tulle.resources.httproute import HTTPRoute
 from tulle.resources.service import Service, ServicePort
 from tulle.resources.tcproute import TCPRoute
+from tulle.resources.tlsroute import TLSRoute
 
-_KINDS: dict[str, TableKind] = {"HTTPRoute": "http", "GRPCRoute": "grpc", "TCPRoute": "tcp"}
+_KINDS: dict[str, TableKind] = {
+    "HTTPRoute": "http",
+    "GRPCRoute": "grpc",
+    "TLSRoute": "tls",
+    "TCPRoute": "tcp",
+}
 
 
 def compile_tables(
@@ -34,7 +46,8 @@ def _carried(routes: RouteSet, port: ServicePort) -> tuple[str | None, tuple[Rou
     chosen = routes.routes
     if port.spoken == "tcp":
         attached = (*routes.routes, *routes.outranked)
-        chosen = tuple(route for route in attached if isinstance(route, TCPRoute))
+        by_name = tuple(route for route in attached if isinstance(route, TLSRoute))
+        chosen = by_name or tuple(route for route in attached if isinstance(route, TCPRoute))
     return routes.consumer_namespace, chosen
 
 
@@ -59,6 +72,9 @@ def _matches(route: Route) -> Iterator[tuple[int, Match, Specificity]]:
     """Yield the matches of *route*, each with the index of its rule."""
     if isinstance(route, TCPRoute):
         yield 0, ANY, Specificity(0, 0, 0, has_method=False, headers=0, query=0)
+    elif isinstance(route, TLSRoute):
+        for hostname in route.spec.hostnames:
+            yield 0, *server_name_match(hostname)
     elif isinstance(route, HTTPRoute):
         for index, rule in enumerate(route.spec.rules):
             for match in rule.effective_matches:

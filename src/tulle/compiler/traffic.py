@@ -48,6 +48,8 @@ def _traffic(policy: BackendTrafficPolicy) -> Traffic:
         connect_timeout_ms=_ms(timeouts.connect, _DEFAULT.connect_timeout_ms),
         request_timeout_ms=_ms(timeouts.request, _DEFAULT.request_timeout_ms),
         per_try_timeout_ms=_ms(timeouts.per_try, _DEFAULT.per_try_timeout_ms),
+        idle_timeout_ms=_ms(timeouts.idle, _DEFAULT.idle_timeout_ms),
+        proxy_protocol=spec.proxy_protocol is not None,
         retry=_retry(spec.retry),
         retry_budget=RetryBudget(
             percent=spec.retry_budget.percent, min_per_second=spec.retry_budget.min_per_second

@@ -24,6 +24,7 @@ from tulle.resources.policy import PolicyStatus
 from tulle.resources.route import CONTROLLER_NAME, RouteStatus
 from tulle.resources.service import Service
 from tulle.resources.tcproute import TCPRoute
+from tulle.resources.tlsroute import TLSRoute
 
 if TYPE_CHECKING:
     from tulle.mesh.change import Delete
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 AT_ONCE_MAX = 200
 """Computed by one `flush`: a few hundredths of a second of the event loop."""
 
-Owner = HTTPRoute | GRPCRoute | TCPRoute | BackendTrafficPolicy | AuthorizationPolicy
-OWNERS = (HTTPRoute, GRPCRoute, TCPRoute, BackendTrafficPolicy, AuthorizationPolicy)
+Owner = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute | BackendTrafficPolicy | AuthorizationPolicy
+OWNERS = (HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, BackendTrafficPolicy, AuthorizationPolicy)
 
 log = logging.getLogger(__name__)
 

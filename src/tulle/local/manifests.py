@@ -9,7 +9,13 @@ from tulle.local.project import Project
 from tulle.resources.parse import attach_source, parse_texts
 
 DEFAULT_NAMESPACE = "default"
-_APP_PROTOCOLS = {"http": "http", "http2": "kubernetes.io/h2c", "grpc": "grpc", "tcp": "tcp"}
+_APP_PROTOCOLS = {
+    "http": "http",
+    "http2": "kubernetes.io/h2c",
+    "grpc": "grpc",
+    "tcp": "tcp",
+    "auto": None,
+}
 
 Object = dict[str, Any]
 Services = dict[tuple[str, str], tuple[ServicePort, ...]]

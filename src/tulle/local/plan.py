@@ -48,6 +48,7 @@ class Replica:
     service_account: str
     labels: Mapping[str, str]
     protocol: Protocol
+    proxy_protocol: bool
     workload_port: int | None
     """The port as the mesh knows it: the Service's target; None for an app that only calls."""
     app_port: int | None
@@ -84,6 +85,7 @@ def plan_replica(
         service_account=wanted.service_account or service or app,
         labels=labels,
         protocol=wanted.protocol,
+        proxy_protocol=wanted.proxy_protocol,
         workload_port=workload_port(project, app, services) if service else None,
         app_port=app_port if service else None,
         outbound=tuple(
@@ -138,6 +140,7 @@ def sidecar_settings(
                 "protocol": replica.protocol,
                 "listen": _loopback(listen["inbound"]),
                 "app": _loopback(replica.app_port or replica.workload_port),
+                "proxy_protocol": replica.proxy_protocol,
             }
         )
         probe = {"kind": "tcp"}

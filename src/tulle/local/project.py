@@ -34,7 +34,7 @@ from tulle.resources.violations import (
 REPLICAS_MAX = 50
 """On one machine; more would measure the machine, not the mesh."""
 
-Protocol = Literal["http", "http2", "grpc", "tcp"]
+Protocol = Literal["http", "http2", "grpc", "tcp", "auto"]
 
 
 def _command(value: object) -> object:
@@ -123,7 +123,10 @@ class App(Model):
     service_port: PortNumber = 80
     """The number that other apps call, unless `resources` hold the Service."""
     protocol: Protocol = "http"
-    """What is spoken on the port."""
+    """What is spoken on the port; auto: each connection shows it."""
+    proxy_protocol: bool = False
+    """Plain callers begin with a PROXY protocol header (version 2), as load balancers send it;
+    none is let in without. On tcp it is passed on to the app."""
     labels: Labels = Field(default_factory=dict)
     """Labels of its workloads; `app` is added with the service's name."""
     replicas: Annotated[int, Field(ge=0, le=REPLICAS_MAX)] = 1

@@ -23,7 +23,7 @@ apps:
     service: null          # nobody calls it
     dependsOn: [hello]     # it starts once hello is ready; also at $TULLE_HELLO_URL
 
-# Also: port, servicePort, protocol (http, http2, grpc, tcp), labels, namespace, environment,
+# Also: port, servicePort, protocol (http, http2, grpc, tcp, auto), labels, namespace, environment,
 # workingDirectory, restart, stopTimeout; and at the top `mesh` and `resources` (files of routes
 # and policies).
 """

@@ -2,7 +2,7 @@
 
 Routes in the Service's own namespace are for all callers; routes elsewhere are for callers in
 their own namespace, who then do not see the former. In one such set only one kind of route
-counts: GRPCRoute before HTTPRoute before TCPRoute.
+counts: GRPCRoute before HTTPRoute before TLSRoute before TCPRoute.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tulle.resources.model import ObjectName
 from tulle.resources.route import ParentRef
 from tulle.resources.service import Service, ServicePort
 
-KIND_ORDER: Final = ("GRPCRoute", "HTTPRoute", "TCPRoute")
+KIND_ORDER: Final = ("GRPCRoute", "HTTPRoute", "TLSRoute", "TCPRoute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class RouteSet:
     consumer_namespace: str | None
     """Whose requests: callers in this namespace, or all others if None."""
     kind: str
-    """GRPCRoute, HTTPRoute or TCPRoute: all of `routes` are of this kind."""
+    """GRPCRoute, HTTPRoute, TLSRoute or TCPRoute: all of `routes` are of this kind."""
     routes: tuple[Route, ...]
     """Oldest first."""
     outranked: tuple[Route, ...]

@@ -21,6 +21,7 @@ from tulle.resources.policy import AncestorRef, AncestorStatus, TargetRef
 from tulle.resources.route import CONTROLLER_NAME, BackendRef, ParentRef, RouteParentStatus
 from tulle.resources.service import Service
 from tulle.resources.tcproute import TCPRoute
+from tulle.resources.tlsroute import TLSRoute
 from tulle.resources.workload import Workload
 
 
@@ -191,7 +192,7 @@ def _condition(
 
 def findings(mesh: Mesh) -> Iterator[Finding]:
     """Yield everything between the resources of *mesh* that is probably not meant."""
-    routes = (mesh.all(HTTPRoute), mesh.all(GRPCRoute), mesh.all(TCPRoute))
+    routes = (mesh.all(HTTPRoute), mesh.all(GRPCRoute), mesh.all(TLSRoute), mesh.all(TCPRoute))
     for route in chain[Route](*routes):
         yield from _route_warnings(mesh, route)
     targeting = (mesh.all(BackendTrafficPolicy), mesh.all(AuthorizationPolicy))
@@ -214,7 +215,7 @@ def _route_warnings(mesh: Mesh, route: Route) -> Iterator[Finding]:
         yield Finding(route.key, "spec.parentRefs", "NoParent", "the route is for no Service")
     for path, problem in _backend_problems(mesh, route):
         yield Finding(route.key, path, *problem)
-    if not isinstance(route, TCPRoute) and route.spec.hostnames:
+    if isinstance(route, HTTPRoute | GRPCRoute) and route.spec.hostnames:
         yield Finding(
             route.key,
             "spec.hostnames",

@@ -22,9 +22,10 @@ from tulle.resources.registry import KINDS
 from tulle.resources.route import BackendRef
 from tulle.resources.service import Service
 from tulle.resources.tcproute import TCPRoute
+from tulle.resources.tlsroute import TLSRoute
 from tulle.resources.workload import Workload
 
-Route = HTTPRoute | GRPCRoute | TCPRoute
+Route = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute
 Role = Literal["parent", "backend", "target"]
 """How a resource refers to a Service."""
 
@@ -184,7 +185,7 @@ def references(resource: Resource) -> frozenset[tuple[Role, ObjectName]]:
     """Return the Services that *resource* refers to by name, and how."""
     found: set[tuple[Role, ObjectName]] = set()
     namespace = resource.metadata.namespace or ""
-    if isinstance(resource, HTTPRoute | GRPCRoute | TCPRoute):
+    if isinstance(resource, Route):
         for parent in resource.spec.parent_refs:
             if (service := parent.service(namespace)) is not None:
                 found.add(("parent", service))

@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias
 from tulle.record.pairs import Pairs, Strings
 from tulle.record.traffic import Traffic
 
-Protocol: TypeAlias = Literal["http", "http2", "grpc", "tcp"]
-TableKind: TypeAlias = Literal["http", "grpc", "tcp"]
+Protocol: TypeAlias = Literal["http", "http2", "grpc", "tcp", "auto"]
+"""What is spoken on a port; auto: nobody said, each connection shows it."""
+TableKind: TypeAlias = Literal["http", "grpc", "tls", "tcp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,16 @@ class ValueMatch:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Conditions that must all hold; `None` or empty holds for every request."""
+    """Conditions that must all hold; `None` or empty holds for every request.
+
+    `server_name` is that of a TLS connection: a whole name, or "*.suffix".
+    """
 
     path: PathMatch | None
     method: str | None
     headers: tuple[ValueMatch, ...]
     query: tuple[ValueMatch, ...]
+    server_name: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ class Traffic:
     connect_timeout_ms: int = 1000
     request_timeout_ms: int = 15000
     per_try_timeout_ms: int = 0
+    idle_timeout_ms: int = 3_600_000
+    proxy_protocol: bool = False
     retry: Retry = field(default_factory=Retry)
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     limits: Limits = field(default_factory=Limits)

@@ -53,6 +53,8 @@ class Timeouts(Model):
     route's own `timeouts.request` holds to the end of the answer."""
     per_try: Timeout | None = None
     """One try, to the answer's head; no bound if not given."""
+    idle: Timeout | None = None
+    """A TCP connection that carried nothing for this long is closed; 1h if not given."""
 
     @model_validator(mode="after")
     def _try_fits_request(self) -> "Timeouts":
@@ -154,6 +156,9 @@ class BackendTrafficPolicySpec(Model):
     """Bounds per calling sidecar."""
     timeouts: Timeouts = Field(default_factory=Timeouts)
     """Bounds on waiting."""
+    proxy_protocol: Literal["V2"] | None = None
+    """TCP connections begin with a header of this version of the PROXY protocol: it tells the
+    endpoint the address that the caller's application called from."""
     retry: Retry = Field(default_factory=Retry)
     """When a failed try is made again."""
     retry_budget: RetryBudget = Field(default_factory=RetryBudget)

@@ -15,6 +15,7 @@ from tulle.resources.peerauthentication import PeerAuthentication
 from tulle.resources.route import GATEWAY_GROUP, TULLE_GROUP
 from tulle.resources.service import Service
 from tulle.resources.tcproute import TCPRoute
+from tulle.resources.tlsroute import TLSRoute
 from tulle.resources.workload import Workload
 
 
@@ -46,6 +47,15 @@ _KINDS = (
     Kind(TULLE_GROUP, ("v1alpha1",), "Workload", "workloads", ("wl",), True, Workload),
     Kind(GATEWAY_GROUP, ("v1",), "HTTPRoute", "httproutes", (), True, HTTPRoute),
     Kind(GATEWAY_GROUP, ("v1",), "GRPCRoute", "grpcroutes", (), True, GRPCRoute),
+    Kind(
+        GATEWAY_GROUP,
+        ("v1", "v1alpha3", "v1alpha2"),
+        "TLSRoute",
+        "tlsroutes",
+        (),
+        True,
+        TLSRoute,
+    ),
     Kind(GATEWAY_GROUP, ("v1", "v1alpha2"), "TCPRoute", "tcproutes", (), True, TCPRoute),
     Kind(
         TULLE_GROUP,

@@ -32,7 +32,8 @@ PORTS_MAX = 64
 HEADLESS = "None"
 """The cluster IP of a Service that only names its workloads."""
 
-Protocol = Literal["http", "http2", "grpc", "tcp"]
+Protocol = Literal["http", "http2", "grpc", "tcp", "auto"]
+"""What is spoken on a port; auto: not declared, each connection shows it."""
 
 _APP_PROTOCOLS: dict[str, Protocol] = {
     "http": "http",
@@ -79,11 +80,11 @@ class ServicePort(Model):
 
     @property
     def spoken(self) -> Protocol:
-        """What is spoken here: `appProtocol`, else the name up to `-`, else http."""
+        """What is spoken here: `appProtocol`, else the name up to `-`, else auto."""
         if self.app_protocol is not None:
             return _APP_PROTOCOLS.get(self.app_protocol.lower(), "tcp")
         prefix = (self.name or "").partition("-")[0]
-        return _NAME_PREFIXES.get(prefix, "http")
+        return _NAME_PREFIXES.get(prefix, "auto")
 
 
 class ServiceSpec(Model):

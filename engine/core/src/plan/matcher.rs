@@ -134,6 +134,34 @@ fn whole(pattern: &str) -> Result<Regex, String> {
         .map_err(|error| format!("regex \"{pattern}\": {error}"))
 }
 
+/// A server name that routes ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ServerName {
+    /// Equal.
+    Whole(Box<str>),
+    /// It ends with this, which begins with a dot, and has more before it.
+    Under(Box<str>),
+}
+
+impl ServerName {
+    /// Read a name of a record.
+    pub fn build(text: &str) -> ServerName {
+        let lower = text.to_ascii_lowercase();
+        match lower.strip_prefix('*') {
+            Some(end) => ServerName::Under(end.into()),
+            None => ServerName::Whole(lower.into()),
+        }
+    }
+
+    /// Whether a name, in lower case, is asked for.
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            ServerName::Whole(whole) => **whole == *name,
+            ServerName::Under(end) => name.len() > end.len() && name.ends_with(&**end),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +177,7 @@ mod tests {
             method: None,
             headers: vec![],
             query: vec![],
+            server_name: None,
         }
     }
 
@@ -157,6 +186,23 @@ mod tests {
         Matcher::build(record)
             .expect("the match is valid")
             .matches(&head)
+    }
+
+    #[test]
+    fn server_names_are_compared_whole_or_by_their_end() {
+        for (pattern, name, expected) in [
+            ("cart.example", "cart.example", true),
+            ("Cart.Example", "cart.example", true),
+            ("cart.example", "a.cart.example", false),
+            ("*.example", "cart.example", true),
+            ("*.example", "a.cart.example", true),
+            ("*.example", "example", false),
+            ("*.example", ".example", false),
+            ("*.example", "cartexample", false),
+        ] {
+            let found = ServerName::build(pattern).matches(name);
+            assert_eq!(found, expected, "{pattern} {name}");
+        }
     }
 
     #[test]

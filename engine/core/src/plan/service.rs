@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 
 use super::Build;
 use super::endpoints::{Endpoint, EndpointSet};
-use super::matcher::Matcher;
+use super::matcher::{Matcher, ServerName};
 use crate::record::{
     self, Filter, Labels, PathModifier, PortRecord, Protocol, Redirect, Rewrite, RuleRetry,
-    ServiceKey, ServiceRecord, Table, Traffic,
+    ServiceKey, ServiceRecord, Table, TableKind, Traffic,
 };
 
 /// What is known of a service.
@@ -157,8 +157,10 @@ pub struct ServicePlan {
 pub struct PortPlan {
     /// The port number.
     pub number: u16,
-    /// What is spoken.
+    /// What is spoken; on a port that is not declared, by what is not carried as bytes.
     pub protocol: Protocol,
+    /// Whether it is known without a look at a connection.
+    pub declared: bool,
     /// Routes; `None`: forward to the service itself.
     pub table: Option<TablePlan>,
     /// The rule in force without routes.
@@ -170,6 +172,8 @@ pub struct PortPlan {
 pub struct TablePlan {
     /// Most specific first, with the index of the rule.
     pub entries: Vec<(Matcher, usize)>,
+    /// The same of a TLSRoute: server names. `None`: of another kind.
+    pub names: Option<Vec<(ServerName, usize)>>,
     /// The rules.
     pub rules: Vec<Arc<RulePlan>>,
 }
@@ -344,7 +348,8 @@ impl PortPlan {
         };
         Ok(PortPlan {
             number: record.number,
-            protocol: record.protocol,
+            protocol: record.protocol.or_http(),
+            declared: record.protocol != Protocol::Auto,
             table: own
                 .map(|table| TablePlan::build(table, build))
                 .transpose()?,
@@ -364,19 +369,31 @@ impl TablePlan {
                     .map_err(|error| format!("route {} rule {}: {error}", rule.route, rule.rule))
             })
             .collect::<Result<Vec<_>, String>>()?;
-        let entries = record
-            .entries
-            .iter()
-            .map(|entry| match rules.get(entry.rule) {
-                Some(_) => Ok((Matcher::build(&entry.matches)?, entry.rule)),
-                None => Err(format!(
-                    "entry points to rule {} of {}",
-                    entry.rule,
-                    rules.len()
-                )),
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(TablePlan { entries, rules })
+        if let Some(entry) = record.entries.iter().find(|e| e.rule >= rules.len()) {
+            let (rule, rules) = (entry.rule, rules.len());
+            return Err(format!("entry points to rule {rule} of {rules}"));
+        }
+        if record.kind == TableKind::Tls {
+            let names = record.entries.iter().map(|entry| {
+                let name = entry.matches.server_name.as_deref();
+                let name = name.ok_or("an entry of a TLSRoute has no server name")?;
+                Ok((ServerName::build(name), entry.rule))
+            });
+            return Ok(TablePlan {
+                entries: vec![],
+                names: Some(names.collect::<Result<_, String>>()?),
+                rules,
+            });
+        }
+        let entries = record.entries.iter();
+        let entries = entries
+            .map(|entry| Ok((Matcher::build(&entry.matches)?, entry.rule)))
+            .collect::<Result<_, String>>()?;
+        Ok(TablePlan {
+            entries,
+            names: None,
+            rules,
+        })
     }
 }
 

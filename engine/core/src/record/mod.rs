@@ -86,9 +86,19 @@ pub enum Protocol {
     Grpc,
     /// Bytes.
     Tcp,
+    /// Not declared: each connection shows it.
+    Auto,
 }
 
 impl Protocol {
+    /// What HTTP code takes a port for.
+    pub fn or_http(self) -> Protocol {
+        match self {
+            Protocol::Auto => Protocol::Http,
+            declared => declared,
+        }
+    }
+
     /// The name used in records, metrics and reports.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,6 +106,7 @@ impl Protocol {
             Protocol::Http2 => "http2",
             Protocol::Grpc => "grpc",
             Protocol::Tcp => "tcp",
+            Protocol::Auto => "auto",
         }
     }
 }
@@ -166,6 +177,8 @@ pub enum TableKind {
     Http,
     /// GRPCRoute.
     Grpc,
+    /// TLSRoute.
+    Tls,
     /// TCPRoute.
     Tcp,
 }
@@ -193,6 +206,8 @@ pub struct Match {
     pub headers: Vec<ValueMatch>,
     /// On query parameters.
     pub query: Vec<ValueMatch>,
+    /// On the server name of a TLS connection: a whole one, or `*.` before its end.
+    pub server_name: Option<String>,
 }
 
 /// A match on the path.

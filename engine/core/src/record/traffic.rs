@@ -18,6 +18,10 @@ pub struct Traffic {
     pub request_timeout_ms: u64,
     /// Longest time of one try; 0: none.
     pub per_try_timeout_ms: u64,
+    /// TCP connections begin with a PROXY protocol header that tells the caller's address.
+    pub proxy_protocol: bool,
+    /// How long a TCP connection may carry nothing; 0: for ever.
+    pub idle_timeout_ms: u64,
     /// When and how to retry.
     pub retry: Retry,
     /// How many retries at all.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Reason};
 use crate::head::RequestHead;
-use crate::plan::service::{BackendPlan, PortPlan, RulePlan};
+use crate::plan::matcher::ServerName;
+use crate::plan::service::{BackendPlan, PortPlan, RulePlan, TablePlan};
 
 /// The rule in force for a request, and the path prefix that its match asked for.
 #[derive(Debug)]
@@ -40,6 +41,22 @@ pub fn route<'a>(port: &'a PortPlan, head: &RequestHead) -> Result<Routed<'a>, E
                 format!("no route matches {} {}", head.method, head.path()),
             )
         })
+}
+
+/// Find the rule of a TLS connection by the name it asks for.
+///
+/// # Errors
+/// [`Reason::NoRoute`] when none of `names` is it, or the connection asks for none.
+pub fn by_server_name<'a>(
+    table: &'a TablePlan,
+    names: &[(ServerName, usize)],
+    name: Option<&str>,
+) -> Result<&'a Arc<RulePlan>, Error> {
+    let found = name.and_then(|name| names.iter().find(|(known, _)| known.matches(name)));
+    found.map(|(_, rule)| &table.rules[*rule]).ok_or_else(|| {
+        let detail = format!("no route is for \"{}\"", name.unwrap_or_default());
+        Error::new(Reason::NoRoute, detail)
+    })
 }
 
 /// Choose a backend by weight.

@@ -11,6 +11,7 @@
 //! operating-system roots, and any way to switch verification off.
 
 mod csr;
+pub mod hello;
 mod identity;
 mod session;
 mod spiffe;

@@ -29,22 +29,19 @@ const CERTIFICATE_SHARE: u64 = 80;
 pub enum Alpn {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2.
+    /// HTTP/2, and bytes in its tunnels.
     Http2,
-    /// Bytes.
-    Tcp,
 }
 
 impl Alpn {
     /// All, in declaration order.
-    pub const ALL: [Alpn; 3] = [Alpn::Http1, Alpn::Http2, Alpn::Tcp];
+    pub const ALL: [Alpn; 2] = [Alpn::Http1, Alpn::Http2];
 
     /// The name on the wire.
     pub fn name(self) -> &'static [u8] {
         match self {
             Alpn::Http1 => b"http/1.1",
             Alpn::Http2 => b"h2",
-            Alpn::Tcp => b"tulle-tcp",
         }
     }
 }
@@ -91,19 +88,54 @@ impl Drop for ConnectionPermit {
 /// # Errors
 /// [`Reason::ConnectFailed`], [`Reason::TlsFailed`] or [`Reason::NoIdentity`].
 pub async fn connect(worker: &Rc<Worker>, target: &Target, alpn: Alpn) -> Result<Connected, Error> {
-    within(
-        target.connect_timeout,
-        Box::pin(connect_now(worker, target, alpn)),
-    )
-    .await
-    .unwrap_or_else(|| {
-        let limit = target.connect_timeout.as_millis();
-        let detail = format!("no connection to {} within {limit} ms", target.address);
-        Err(Error::new(Reason::ConnectFailed, detail))
-    })
+    in_time(target, Box::pin(connect_now(worker, target, alpn))).await
 }
 
-async fn connect_now(worker: &Rc<Worker>, target: &Target, alpn: Alpn) -> Result<Connected, Error> {
+/// Connect to `target` in plaintext.
+///
+/// # Errors
+/// [`Reason::ConnectFailed`].
+pub async fn connect_plain(target: &Target) -> Result<TcpStream, Error> {
+    in_time(target, Box::pin(plain(target))).await
+}
+
+/// What `connecting` gives within the time that `target` allows.
+///
+/// # Errors
+/// [`Reason::ConnectFailed`] when it took longer.
+pub async fn in_time<T>(
+    target: &Target,
+    connecting: impl Future<Output = Result<T, Error>> + Unpin,
+) -> Result<T, Error> {
+    within(target.connect_timeout, connecting)
+        .await
+        .unwrap_or_else(|| {
+            let limit = target.connect_timeout.as_millis();
+            let detail = format!("no connection to {} within {limit} ms", target.address);
+            Err(Error::new(Reason::ConnectFailed, detail))
+        })
+}
+
+/// As [`connect`], without a limit of time.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_now(
+    worker: &Rc<Worker>,
+    target: &Target,
+    alpn: Alpn,
+) -> Result<Connected, Error> {
+    let tcp = plain(target).await?;
+    match &target.identity {
+        None => Ok(Connected {
+            stream: Stream::Plain(tcp),
+            expires_us: None,
+        }),
+        Some(expected) => handshake(worker, target, expected, alpn, tcp).await,
+    }
+}
+
+async fn plain(target: &Target) -> Result<TcpStream, Error> {
     let failed = |error: io::Error| {
         Error::new(
             Reason::ConnectFailed,
@@ -114,13 +146,7 @@ async fn connect_now(worker: &Rc<Worker>, target: &Target, alpn: Alpn) -> Result
         .await
         .map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
-    match &target.identity {
-        None => Ok(Connected {
-            stream: Stream::Plain(tcp),
-            expires_us: None,
-        }),
-        Some(expected) => handshake(worker, target, expected, alpn, tcp).await,
-    }
+    Ok(tcp)
 }
 
 async fn handshake(

@@ -5,6 +5,7 @@ pub mod http1;
 pub mod http2;
 pub mod pool;
 pub mod stream;
+pub mod tunnels;
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;

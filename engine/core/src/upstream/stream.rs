@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::connect::Alpn;
+
 /// Plain or TLS.
 #[derive(Debug)]
 pub enum Stream {
@@ -15,6 +17,25 @@ pub enum Stream {
     Plain(TcpStream),
     /// mTLS, boxed because its state is large and a plain stream is small.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Whether its handshake chose HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(Alpn::Http2.name()),
+        }
+    }
+
+    /// The port that the peer reached; `None`: the socket is gone.
+    pub fn local_port(&self) -> Option<u16> {
+        let socket = match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        socket.local_addr().ok().map(|address| address.port())
+    }
 }
 
 macro_rules! inner {

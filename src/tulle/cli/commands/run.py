@@ -9,7 +9,7 @@ from tulle.cli.home import home
 from tulle.cli.options import Session, namespace_option
 from tulle.cli.output import colour_enabled
 
-PROTOCOLS = ("http", "http2", "grpc", "tcp")
+PROTOCOLS = ("http", "http2", "grpc", "tcp", "auto")
 
 
 @click.command(

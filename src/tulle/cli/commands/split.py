@@ -24,7 +24,13 @@ from tulle.cli.tables import Object, is_parent, is_ready, items, selects, source
 WEIGHT_MAX = 1_000_000
 """The Gateway API's limit."""
 VERSION_LABEL = "version"
-KIND_OF_PROTOCOL = {"http": HTTP_ROUTE, "http2": HTTP_ROUTE, "grpc": GRPC_ROUTE, "tcp": TCP_ROUTE}
+KIND_OF_PROTOCOL = {
+    "http": HTTP_ROUTE,
+    "http2": HTTP_ROUTE,
+    "grpc": GRPC_ROUTE,
+    "tcp": TCP_ROUTE,
+    "auto": HTTP_ROUTE,
+}
 
 
 @click.command(

@@ -1,0 +1,211 @@
+//! TCP between sidecars: each connection is a stream of HTTP/2, opened by CONNECT, over mTLS.
+//!
+//! This is the called side, and what both sides agree on. The calling side keeps its connections
+//! in `upstream/tunnels.rs`; `join.rs` carries the bytes.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Ping, PingPong, RecvStream};
+use http::{HeaderValue, Method, Request, Response};
+
+use crate::error::{Error, Reason};
+use crate::inbound::{App, Caller};
+use crate::join::{IDLE_TIME, Side, Tunnel, join};
+use crate::listen::{CONNECTIONS_MAX, Closing, HANDSHAKE_TIME, Open, closed};
+use crate::respond::{REASON_HEADER, status};
+use crate::tcp;
+use crate::timer::{Deadline, within};
+use crate::upstream::stream::Stream;
+use crate::worker::Worker;
+
+/// Most tunnels that a caller opens on one connection.
+pub const STREAMS_MAX: usize = 64;
+/// Most that a called sidecar lets in: a caller may count one as closed before the other side.
+const STREAMS_SERVED: u32 = 2 * STREAMS_MAX as u32;
+/// What one tunnel may send ahead of its reader, bytes.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// What all tunnels of a connection may: many windows, or a few that nobody reads would stop the
+/// others.
+pub const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+/// Largest frame.
+pub const FRAME: u32 = 64 * 1024;
+/// Most bytes of a tunnel that wait to be encrypted.
+pub const SEND_BUFFER: usize = 128 * 1024;
+/// What small frames that wait cost together at most, at 256 bytes each less what they hold: an
+/// application that writes single bytes to one that does not read must not end the connection of
+/// the others.
+pub const SMALL_FRAMES: usize = 32 * 1024 * 1024;
+/// Largest head: a CONNECT, or its answer.
+pub const HEAD_MAX: u32 = 4 * 1024;
+/// A connection without a tunnel is closed after this long; its caller does so before.
+const UNUSED_TIME: Duration = Duration::from_secs(75);
+/// Time between pings.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A peer that does not answer a ping for this long is gone.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serve the tunnels of one connection until its caller leaves; after `expiry`, or when the
+/// sidecar closes, no new one is let in, and those that are open go on.
+pub async fn serve(
+    worker: &Rc<Worker>,
+    app: App,
+    caller: Rc<Caller>,
+    stream: Stream,
+    expiry: impl Future<Output = ()>,
+) {
+    let Some(port) = stream.local_port() else {
+        return;
+    };
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS_SERVED)
+        .max_frame_size(FRAME)
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(SMALL_FRAMES)
+        .max_header_list_size(HEAD_MAX);
+    let handshake = Box::pin(builder.handshake::<_, Bytes>(stream));
+    let Some(Ok(mut connection)) = within(HANDSHAKE_TIME, handshake).await else {
+        return;
+    };
+    let tunnels = Rc::new(Cell::new(0));
+    let mut gone = pin!(gone(connection.ping_pong()));
+    let mut closing = worker.shared.closing.subscribe();
+    let mut last = pin!(async {
+        tokio::select! {
+            () = expiry => {}
+            () = closed(&mut closing, Closing::Inbound) => {}
+            () = unused(&tunnels) => {}
+        }
+    });
+    let mut is_last = false;
+    loop {
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, answer))) => {
+                    let asked = Asked { app, port, caller: Rc::clone(&caller) };
+                    let open = Open::count(worker, Closing::Inbound);
+                    let held = (open, Counted::new(&tunnels));
+                    let worker = Rc::clone(worker);
+                    tokio::task::spawn_local(async move {
+                        asked.answer(&worker, request, answer).await;
+                        drop(held);
+                    });
+                }
+                _ => return,
+            },
+            () = &mut last, if !is_last => {
+                is_last = true;
+                connection.graceful_shutdown();
+            }
+            () = &mut gone => return,
+        }
+    }
+}
+
+/// Wait until there was no tunnel for [`UNUSED_TIME`].
+async fn unused(tunnels: &Cell<usize>) {
+    let mut looks = 0;
+    while looks < 2 {
+        Deadline::after(UNUSED_TIME / 2).await;
+        looks = if tunnels.get() == 0 { looks + 1 } else { 0 };
+    }
+}
+
+/// Counts something as long as it lives.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(count: &Rc<Cell<usize>>) -> Counted {
+        count.set(count.get() + 1);
+        Counted(Rc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Wait until the peer does not answer a ping.
+pub async fn gone(pings: Option<PingPong>) {
+    let Some(mut pings) = pings else {
+        return std::future::pending().await;
+    };
+    loop {
+        Deadline::after(PING_INTERVAL).await;
+        if pings.send_ping(Ping::opaque()).is_err() {
+            return;
+        }
+        let pong = within(PING_TIMEOUT, poll_fn(|cx| pings.poll_pong(cx))).await;
+        if !matches!(pong, Some(Ok(_))) {
+            return;
+        }
+    }
+}
+
+/// Where a CONNECT came in.
+struct Asked {
+    app: App,
+    /// The port that the caller reached.
+    port: u16,
+    caller: Rc<Caller>,
+}
+
+impl Asked {
+    /// Answer one CONNECT, and carry what follows.
+    async fn answer(
+        self,
+        worker: &Rc<Worker>,
+        request: Request<RecvStream>,
+        mut answer: SendResponse<Bytes>,
+    ) {
+        let checked = self.check(worker, &request);
+        let mut response = Response::new(());
+        match tcp::admit(worker, self.app, &self.caller, checked).await {
+            Ok((app, seen)) => {
+                if let Ok(send) = answer.send_response(response, false) {
+                    let receive = request.into_body();
+                    let peer = Side::Tunnel(Tunnel { send, receive });
+                    join(peer.into(), Side::Tcp(app).into(), seen, IDLE_TIME).await;
+                }
+            }
+            Err(reason) => {
+                *response.status_mut() = status(reason);
+                let text = HeaderValue::from_static(reason.as_str());
+                response.headers_mut().insert(REASON_HEADER, text);
+                // The caller has left if it cannot be told.
+                let _left = answer.send_response(response, true);
+            }
+        }
+    }
+
+    /// Whether this is a CONNECT to our own port that there is room for.
+    fn check(&self, worker: &Rc<Worker>, request: &Request<RecvStream>) -> Result<(), Error> {
+        if request.method() != Method::CONNECT {
+            return Err(Error::new(Reason::BadRequest, "only CONNECT is known here"));
+        }
+        if request.uri().port_u16() != Some(self.port) {
+            let detail = format!("{} is not served here", request.uri());
+            return Err(Error::new(Reason::UnknownPort, detail));
+        }
+        if worker.shared.metrics.connections.load(Relaxed) > CONNECTIONS_MAX {
+            return Err(Error::new(Reason::PendingLimit, "too many connections"));
+        }
+        if !worker.shared.has_inbound.load(Relaxed) {
+            // Nobody decided against this caller: another replica may serve it.
+            return Err(Error::new(Reason::AppUnreachable, "no policy is known yet"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Ports that nobody declared: each connection shows what it speaks.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tulle_engine::engine::Engine;
+
+use crate::mesh::{
+    PATIENCE, Pair, apply, connect, eventually, expect, is_closed, service, workload,
+};
+
+/// Two sidecars, a service nobody declared, and a workload whose own port is `protocol`.
+fn undeclared(protocol: &str) -> Pair {
+    let pair = Pair::changed(|port| port["protocol"] = json!(protocol));
+    apply(&pair.web, &service("auto", |_| {}));
+    pair
+}
+
+/// What a sidecar counted by protocol.
+fn counted(engine: &Engine, protocol: &str) -> u64 {
+    let stats: Value = serde_json::from_slice(&engine.stats()).expect("JSON");
+    let edges = stats["report"]["edges"].as_array().expect("edges");
+    let ours = edges.iter().filter(|edge| edge["protocol"] == protocol);
+    ours.map(|edge| edge["requests"].as_u64().expect("a number"))
+        .sum()
+}
+
+fn accepted(pair: &Pair) -> TcpStream {
+    pair.accepted.recv_timeout(PATIENCE).expect("a call")
+}
+
+/// Ask for `/` in `pieces`, and answer at the other end.
+fn ask(mut near: TcpStream, pair: &Pair, pieces: &[&str], pause: Duration) {
+    near.set_nodelay(true).expect("a socket");
+    let pieces: Vec<String> = pieces.iter().map(|&piece| piece.to_owned()).collect();
+    let asking = thread::spawn(move || {
+        for piece in pieces {
+            thread::sleep(pause);
+            near.write_all(piece.as_bytes()).expect("it is sent");
+        }
+        let mut answer = [0; 12];
+        near.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    });
+    let mut far = accepted(pair);
+    // What was opened for a server that might begin ends, and the request comes on another.
+    while far.read(&mut [0; 512]).unwrap_or_default() == 0 {
+        far = accepted(pair);
+    }
+    far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .expect("it is sent");
+    asking.join().expect("it was answered");
+}
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nhost: cart\r\n\r\n";
+
+#[test]
+fn http_is_known_whole_in_pieces_and_when_it_comes_late() {
+    let pair = undeclared("http");
+    let none = Duration::ZERO;
+    ask(pair.connect(), &pair, &[REQUEST], none);
+    ask(
+        pair.connect(),
+        &pair,
+        &["G", "ET / HT", &REQUEST[8..]],
+        Duration::from_millis(20),
+    );
+    ask(
+        pair.connect(),
+        &pair,
+        &[REQUEST],
+        Duration::from_millis(200),
+    );
+    eventually("both sides count requests", || {
+        counted(&pair.web, "http") == 3 && counted(&pair.cart, "http") == 3
+    });
+}
+
+#[test]
+fn a_server_that_begins_is_not_held() {
+    for protocol in ["http", "tcp", "auto"] {
+        let pair = undeclared(protocol);
+        let begin = Instant::now();
+        let mut near = pair.connect();
+        let mut far = accepted(&pair);
+        far.write_all(b"220 ready\r\n").expect("it is sent");
+        expect(&mut near, b"220 ready\r\n");
+        assert!(
+            begin.elapsed() < Duration::from_millis(600),
+            "{:?}",
+            begin.elapsed()
+        );
+        near.write_all(b"GET / HTTP/1.1\r\n").expect("it is sent");
+        expect(&mut far, b"GET / HTTP/1.1\r\n");
+        near.shutdown(Shutdown::Write).expect("an end");
+        assert!(is_closed(&mut far));
+    }
+}
+
+#[test]
+fn what_is_not_http_1_is_carried_as_it_is() {
+    let pair = undeclared("http");
+    for bytes in [
+        &b"*1\r\n$4\r\nPING\r\n"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET key\r\n",
+        // Begun like HTTP, and left at that.
+        b"GET /a",
+    ] {
+        let mut near = pair.connect();
+        near.write_all(bytes).expect("it is sent");
+        let mut far = accepted(&pair);
+        expect(&mut far, bytes);
+        far.write_all(b"+PONG\r\n").expect("it is sent");
+        expect(&mut near, b"+PONG\r\n");
+    }
+    assert_eq!(
+        (counted(&pair.web, "tcp"), counted(&pair.cart, "tcp")),
+        (5, 5)
+    );
+}
+
+#[test]
+fn a_silent_client_and_a_silent_server_wait_for_each_other() {
+    let pair = undeclared("auto");
+    let mut near = pair.connect();
+    let mut far = accepted(&pair);
+    thread::sleep(Duration::from_millis(700));
+    near.write_all(b"PING\r\n").expect("it is sent");
+    expect(&mut far, b"PING\r\n");
+    drop(near);
+    assert!(is_closed(&mut far));
+}
+
+#[test]
+fn a_plain_caller_of_a_port_that_is_not_declared_may_speak_anything() {
+    let pair = undeclared("auto");
+    apply(&pair.cart, &workload("permissive", "allow"));
+    ask(connect(pair.listen()), &pair, &[REQUEST], Duration::ZERO);
+    let mut near = connect(pair.listen());
+    near.write_all(b"PING\r\n").expect("it is sent");
+    let mut far = accepted(&pair);
+    expect(&mut far, b"PING\r\n");
+    eventually("each as what it was", || {
+        (counted(&pair.cart, "http"), counted(&pair.cart, "tcp")) == (1, 1)
+    });
+}
