@@ -66,7 +66,7 @@ pub struct Shared {
     /// Which open connections should end.
     pub closing: watch::Sender<Closing>,
     /// Questions of DNS that are being answered.
-    pub dns_queries: AtomicU32,
+    pub dns_queries: Arc<AtomicU32>,
     /// Those among the open connections that came from other sidecars.
     pub inbound_connections: AtomicI64,
     pub(crate) admin: std::sync::OnceLock<String>,
@@ -120,7 +120,7 @@ impl Shared {
             connected: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(Closing::Nothing),
-            dns_queries: AtomicU32::new(0),
+            dns_queries: Arc::default(),
             inbound_connections: AtomicI64::new(0),
             admin: std::sync::OnceLock::new(),
             description: std::sync::OnceLock::new(),

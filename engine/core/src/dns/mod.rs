@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -37,22 +38,23 @@ const TRY_TIME: Duration = Duration::from_secs(2);
 const RESOLVERS_MAX: usize = 3;
 /// Longest time that a TCP connection may say nothing.
 const IDLE_TIME: Duration = Duration::from_secs(10);
+/// Pause after a datagram could not be received.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(10);
 /// Longest datagram taken from a resolver; what is longer is asked for by TCP.
 const DATAGRAM_MAX: usize = 4096;
 /// The port of DNS.
 const PORT: u16 = 53;
 
 /// A place among the questions that are being answered.
-struct Permit<'a>(&'a AtomicU32);
+struct Permit(Arc<AtomicU32>);
 
-impl<'a> Permit<'a> {
-    fn take(worker: &'a Worker) -> Option<Permit<'a>> {
-        let open = &worker.shared.dns_queries;
-        try_take(open, QUERIES_MAX).then(|| Permit(open))
+impl Permit {
+    fn take(open: &Arc<AtomicU32>) -> Option<Permit> {
+        try_take(open, QUERIES_MAX).then(|| Permit(Arc::clone(open)))
     }
 }
 
-impl Drop for Permit<'_> {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -70,16 +72,18 @@ pub async fn serve_udp(worker: Rc<Worker>, socket: std::net::UdpSocket) {
             received = socket.recv_from(&mut datagram) => received,
             () = closed(&mut closing, Closing::All) => return,
         };
-        // What a client no longer waits for comes back as an error of the next call.
         let Ok((length, client)) = received else {
+            // For want of memory; to try at once would only take the processor, too.
+            tokio::time::sleep(RECEIVE_PAUSE).await;
+            continue;
+        };
+        let Some(permit) = Permit::take(&worker.shared.dns_queries) else {
             continue;
         };
         let (worker, socket) = (Rc::clone(&worker), Rc::clone(&socket));
         let query = datagram[..length].to_vec();
         tokio::task::spawn_local(async move {
-            let Some(_permit) = Permit::take(&worker) else {
-                return;
-            };
+            let _permit = permit;
             if let Some(reply) = reply(&worker, &query, Transport::Udp).await {
                 // A client that has gone asks nobody again.
                 let _sent = socket.send_to(&reply, client).await;
@@ -93,7 +97,7 @@ pub async fn serve_tcp(worker: &Rc<Worker>, mut stream: TcpStream) {
     loop {
         let read = within(IDLE_TIME, Box::pin(read_message(&mut stream))).await;
         let Some(Ok(query)) = read else { return };
-        let Some(_permit) = Permit::take(worker) else {
+        let Some(_permit) = Permit::take(&worker.shared.dns_queries) else {
             return;
         };
         let Some(reply) = reply(worker, &query, Transport::Tcp).await else {
@@ -283,6 +287,18 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
 mod tests {
     use super::*;
     use crate::observe::names::Names;
+
+    #[test]
+    fn questions_wait_up_to_the_bound() {
+        let open = Arc::default();
+        let permits: Vec<Permit> = (0..QUERIES_MAX)
+            .map(|_| Permit::take(&open).expect("room"))
+            .collect();
+
+        assert!(Permit::take(&open).is_none());
+        drop(permits);
+        assert!(Permit::take(&open).is_some());
+    }
 
     #[test]
     fn names_of_the_world_leave_room_for_services() {
