@@ -262,11 +262,38 @@ impl Fields {
         Some(joined)
     }
 
-    /// Add a line.
+    /// Add a line; it is kept in the form in which it is written.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
         let name = self.store(name);
+        self.store(b": ");
         let value = self.store(value);
+        self.store(b"\r\n");
         self.add(name, value);
+    }
+
+    /// Write all lines as HTTP/1.1 does; neighbours in the text go by one copy.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut run = 0..0;
+        for line in &self.lines {
+            let (start, end) = (line.name.start as usize, line.value.end as usize + 2);
+            let between = line.name.end as usize..line.value.start as usize;
+            let is_whole = self.text.get(between) == Some(b": ")
+                && self.text.get(end - 2..end) == Some(b"\r\n");
+            if is_whole && run.end == start {
+                run.end = end;
+                continue;
+            }
+            out.extend_from_slice(&self.text[run]);
+            run = start..end;
+            if !is_whole {
+                let field = self.field(line);
+                for part in [field.name, b": ", field.value, b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+                run = 0..0;
+            }
+        }
+        out.extend_from_slice(&self.text[run]);
     }
 
     /// Make `value` the only one of `name`.
@@ -283,6 +310,11 @@ impl Fields {
     /// Remove the lines of the header `name`.
     pub fn remove_name(&mut self, name: &[u8]) {
         self.retain(|field| !field.name.eq_ignore_ascii_case(name));
+    }
+
+    /// Remove the lines whose known name `is` one to remove.
+    pub fn remove_known(&mut self, is: impl Fn(Name) -> bool) {
+        self.lines.retain(|line| !is(line.known));
     }
 
     /// Keep the lines that `keep` wants.
@@ -336,6 +368,20 @@ mod tests {
         ] {
             assert_eq!(Name::of(name.as_bytes()), known, "{name}");
         }
+    }
+
+    #[test]
+    fn lines_are_written_in_order_whatever_lies_between_them() {
+        let text = b"A: 1\r\nB:2\r\nC:  3 \r\nD: 4\r\nE: 5\r\n";
+        let mut fields = Fields::over(text, 5);
+        for (name, value) in [(0, 3), (6, 8), (11, 15), (19, 22), (25, 28)] {
+            fields.add(Span::new(name, name + 1), Span::new(value, value + 1));
+        }
+        fields.append(b"F", b"");
+        fields.remove_name(b"D");
+        let mut out = Vec::new();
+        fields.write(&mut out);
+        assert_eq!(out, b"A: 1\r\nB: 2\r\nC: 3\r\nE: 5\r\nF: \r\n");
     }
 
     #[test]

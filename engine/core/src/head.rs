@@ -72,6 +72,12 @@ impl RequestHead {
         self.fields.text(self.path)
     }
 
+    /// Path and query, as they are written.
+    pub fn target(&self) -> (&[u8], Option<&[u8]>) {
+        let query = self.query.map(|query| self.fields.slice(query));
+        (self.fields.slice(self.path), query)
+    }
+
     /// The query, without `?`.
     pub fn query(&self) -> Option<&str> {
         self.query.map(|query| self.fields.text(query))

@@ -289,6 +289,12 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether nothing is under way, as far as was read; what holds nothing is let go.
+    pub fn is_at_rest(&mut self) -> bool {
+        self.input.release();
+        self.is_read() && self.input.is_empty() && self.output.is_empty() && !self.ended
+    }
+
     /// Whether an idle connection may carry another message: the peer has neither ended it nor
     /// sent anything unasked.
     pub fn is_quiet(&mut self) -> bool {
@@ -298,11 +304,6 @@ impl Connection {
             self.input.release();
             quiet
         }
-    }
-
-    /// Let go of buffers that hold nothing.
-    pub fn release(&mut self) {
-        self.input.release();
     }
 
     /// End the connection so that the peer can still read the last answer: say that no more will

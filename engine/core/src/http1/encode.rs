@@ -36,21 +36,16 @@ fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
-fn lines(out: &mut Vec<u8>, fields: &Fields) {
-    for field in fields.iter() {
-        line(out, field.name, field.value);
-    }
-}
-
 /// Write a request in origin form with a Host, for a body of its length. Hop-by-hop fields have
 /// been removed; `switch` asks for a switch of protocols.
 pub fn request(out: &mut Vec<u8>, head: &RequestHead, switch: Option<&[u8]>) -> Encoder {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(head.path().as_bytes());
-    if let Some(query) = head.query() {
+    let (path, query) = head.target();
+    out.extend_from_slice(path);
+    if let Some(query) = query {
         out.push(b'?');
-        out.extend_from_slice(query.as_bytes());
+        out.extend_from_slice(query);
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     if !head.fields.has(Name::Host) {
@@ -60,7 +55,7 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, switch: Option<&[u8]>) -> 
             head.authority().unwrap_or_default().as_bytes(),
         );
     }
-    lines(out, &head.fields);
+    head.fields.write(out);
     let encoder = Encoder::of(head.length, true);
     if encoder == Encoder::Chunked {
         line(out, b"transfer-encoding", b"chunked");
@@ -88,7 +83,7 @@ pub struct Asked {
 /// removed. The encoder, and whether the connection is kept.
 pub fn response(out: &mut Vec<u8>, head: &ResponseHead, asked: Asked) -> (Encoder, bool) {
     status_line(out, head);
-    lines(out, &head.fields);
+    head.fields.write(out);
     let encoder = match asked.head {
         true => Encoder::Exact(0),
         false => Encoder::of(head.length, !asked.old),
@@ -123,7 +118,7 @@ fn has_body(status: StatusCode) -> bool {
 /// Write an interim response (RFC 9110 §15.2), or the one that switches to `protocol`.
 pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, protocol: Option<&[u8]>) {
     status_line(out, head);
-    lines(out, &head.fields);
+    head.fields.write(out);
     if let Some(protocol) = protocol {
         line(out, b"connection", b"upgrade");
         line(out, b"upgrade", protocol);
@@ -164,7 +159,7 @@ pub fn chunk(out: &mut Vec<u8>, data: &[u8]) {
 pub fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Fields>) {
     out.extend_from_slice(b"0\r\n");
     if let Some(trailers) = trailers {
-        lines(out, trailers);
+        trailers.write(out);
     }
     out.extend_from_slice(b"\r\n");
 }

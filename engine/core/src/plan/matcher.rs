@@ -48,11 +48,11 @@ impl Matcher {
         })
     }
 
-    /// Whether the request is matched.
-    pub fn matches(&self, head: &RequestHead) -> bool {
+    /// Whether the request, whose path is `path`, is matched.
+    pub fn matches(&self, head: &RequestHead, path: &str) -> bool {
         self.path
             .as_ref()
-            .is_none_or(|path| path.matches(head.path()))
+            .is_none_or(|matcher| matcher.matches(path))
             && self
                 .method
                 .as_ref()
@@ -185,7 +185,7 @@ mod tests {
         let head = RequestHead::described(Method::GET, path, Fields::default());
         Matcher::build(record)
             .expect("the match is valid")
-            .matches(&head)
+            .matches(&head, path)
     }
 
     #[test]

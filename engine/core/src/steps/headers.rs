@@ -27,7 +27,7 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
         .all(Name::Te)
         .flat_map(Field::items)
         .any(|item| item.eq_ignore_ascii_case(b"trailers"));
-    fields.retain(|field| !field.known.is_framing() || field.known == Name::ContentLength);
+    fields.remove_known(|known| known.is_framing() && known != Name::ContentLength);
     if trailers {
         fields.append(b"te", b"trailers");
     }

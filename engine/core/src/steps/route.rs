@@ -27,10 +27,11 @@ pub fn route<'a>(port: &'a PortPlan, head: &RequestHead) -> Result<Routed<'a>, E
             prefix: None,
         });
     };
+    let path = head.path();
     table
         .entries
         .iter()
-        .find(|(matcher, _)| matcher.matches(head))
+        .find(|(matcher, _)| matcher.matches(head, path))
         .map(|(matcher, rule)| Routed {
             rule: &table.rules[*rule],
             prefix: matcher.prefix(),
@@ -38,7 +39,7 @@ pub fn route<'a>(port: &'a PortPlan, head: &RequestHead) -> Result<Routed<'a>, E
         .ok_or_else(|| {
             Error::new(
                 Reason::NoRoute,
-                format!("no route matches {} {}", head.method, head.path()),
+                format!("no route matches {} {}", head.method, path),
             )
         })
 }

@@ -12,8 +12,8 @@ pub fn ensure(fields: &mut Fields) {
     fields.remove(Name::Tracestate);
     let mut text = [b'0'; 55];
     let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
-    write_hex(&mut text[3..35], trace);
-    write_hex(&mut text[36..52], u128::from(span));
+    write_hex(&mut text[3..35], &trace.to_be_bytes());
+    write_hex(&mut text[36..52], &span.to_be_bytes());
     // Sampled: a parent that is not would make every application drop its part of the trace.
     text[54] = b'1';
     for dash in [2, 35, 52] {
@@ -50,10 +50,11 @@ fn trace_id(value: &[u8]) -> Option<&str> {
     valid.then(|| std::str::from_utf8(trace).ok()).flatten()
 }
 
-fn write_hex(out: &mut [u8], mut value: u128) {
-    for place in out.iter_mut().rev() {
-        *place = b"0123456789abcdef"[(value & 15) as usize];
-        value >>= 4;
+fn write_hex(out: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (place, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        place[0] = DIGITS[usize::from(byte >> 4)];
+        place[1] = DIGITS[usize::from(byte & 15)];
     }
 }
 

@@ -116,7 +116,7 @@ impl Http1 {
     /// The response has ended: keep the connection for the next request if it is in order.
     pub fn give_back(mut self, worker: &Rc<Worker>) {
         self.0.fresh = false;
-        if !self.0.persistent || !self.0.connection.is_read() || !self.is_usable() {
+        if !self.0.persistent || !self.0.connection.is_at_rest() {
             return;
         }
         let waited_for = self.0.permit.as_ref().map(|permit| Arc::clone(&permit.0));
