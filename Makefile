@@ -12,6 +12,10 @@ ENGINE_SOURCES := Cargo.toml Cargo.lock pyproject.toml \
 LOAD_SOURCES := $(shell find bench/load -name '*.rs' -o -name 'Cargo.*')
 LOAD := --manifest-path bench/load/Cargo.toml --target-dir bench/build/load
 CLIPPY := --deny warnings --deny clippy::too_many_lines
+FUZZ_TARGETS := request response split
+# How long each target runs, from inputs below every bound but that of a head's lines.
+FUZZ_SECONDS ?= 600
+FUZZ := -max_len=4000 -timeout=10 -dict=engine/fuzz/http1.dict -print_final_stats=1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # The dependencies of the project and of the named extras, one a line, as pyproject.toml has them.
@@ -40,13 +44,26 @@ test: test-rust test-python  ## Run every test.
 
 .PHONY: test-rust
 test-rust:  ## Run the engine's own tests.
-	cargo test --locked --package tulle-engine
+	cargo test --locked --package tulle-engine --package tulle-fuzz
 	cargo test --locked $(LOAD)
 
 .PHONY: test-python
 test-python: $(STAMPS)/engine-dev $(STAMPS)/packages-dev  ## Run the Python and end-to-end tests.
 	$(BIN)/pytest -m "not e2e" --numprocesses 2
 	$(BIN)/pytest -m e2e
+
+# Of what `test-rust` built only the engine is compiled again, to be observed.
+.PHONY: fuzz
+fuzz: export RUSTC_WORKSPACE_WRAPPER := $(CURDIR)/engine/fuzz/instrument
+fuzz:  ## Fuzz the HTTP/1.1 codec, each target for FUZZ_SECONDS (600).
+	cargo build --locked --package tulle-fuzz --bins
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		seeds=target/fuzz/$$target/seeds found=target/fuzz/$$target/found; \
+		mkdir -p $$seeds $$found; (set -x; \
+		FUZZ_SEEDS=$$seeds target/debug/$$target $(FUZZ) \
+			-max_total_time=$(FUZZ_SECONDS) -artifact_prefix=target/fuzz/$$target/ \
+			$$found $$seeds); \
+	done
 
 .PHONY: check
 check: check-python check-rust  ## Check format, lint, types and import contracts.

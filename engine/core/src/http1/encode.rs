@@ -83,7 +83,7 @@ pub struct Asked {
 /// removed. The encoder, and whether the connection is kept.
 pub fn response(out: &mut Vec<u8>, head: &ResponseHead, asked: Asked) -> (Encoder, bool) {
     status_line(out, head);
-    head.fields.write(out);
+    lines_of(out, head);
     let encoder = match asked.head {
         true => Encoder::Exact(0),
         false => Encoder::of(head.length, !asked.old),
@@ -115,10 +115,23 @@ fn has_body(status: StatusCode) -> bool {
         && status != StatusCode::NOT_MODIFIED
 }
 
+/// Write the lines of a response. A length where no body may be would have whoever believes it wait
+/// for one (RFC 9110 §8.6).
+fn lines_of(out: &mut Vec<u8>, head: &ResponseHead) {
+    let is_bare = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
+    if is_bare && head.fields.has(Name::ContentLength) {
+        let mut fields = head.fields.clone();
+        fields.remove(Name::ContentLength);
+        fields.write(out);
+    } else {
+        head.fields.write(out);
+    }
+}
+
 /// Write an interim response (RFC 9110 §15.2), or the one that switches to `protocol`.
 pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, protocol: Option<&[u8]>) {
     status_line(out, head);
-    head.fields.write(out);
+    lines_of(out, head);
     if let Some(protocol) = protocol {
         line(out, b"connection", b"upgrade");
         line(out, b"upgrade", protocol);
@@ -162,4 +175,32 @@ pub fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Fields>) {
         trailers.write(out);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_have_a_body_leaves_with_a_length() {
+        let asked = Asked {
+            head: false,
+            old: false,
+            persistent: true,
+        };
+        for (status, has_length) in [(200, true), (304, true), (204, false), (103, false)] {
+            let mut head = ResponseHead::new(StatusCode::from_u16(status).unwrap(), Length::None);
+            head.fields = Fields::of(&[("Content-Length", "5"), ("X", "1")]);
+            let mut out = Vec::new();
+            match head.status.is_informational() {
+                true => interim(&mut out, &head, None),
+                false => {
+                    response(&mut out, &head, asked);
+                }
+            }
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text.contains("Content-Length: 5\r\n"), has_length, "{text}");
+            assert!(text.ends_with("X: 1\r\n\r\n"), "{text}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Heads of requests and responses, and trailer sections (RFC 9112 §2 to §5).
 
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 
 use http::{Method, StatusCode, Version};
 use httparse::Header;
@@ -165,9 +166,9 @@ fn target_parts<'a>(method: &Method, target: &'a str) -> Result<Parts<'a>, Error
         return Err(bad("the target has a fragment"));
     }
     if *method == Method::CONNECT {
-        return match target.contains(['/', '?', '@']) {
-            true => Err(bad("CONNECT names no host and port")),
-            false => Ok(Parts(Some(target), "", None)),
+        return match is_authority(target) {
+            true => Ok(Parts(Some(target), "", None)),
+            false => Err(bad("CONNECT names no host and port")),
         };
     }
     if *method == Method::OPTIONS && target == "*" {
@@ -181,14 +182,39 @@ fn target_parts<'a>(method: &Method, target: &'a str) -> Result<Parts<'a>, Error
         }
         _ => return Err(bad("the target is not of a known form")),
     };
-    if authority.is_some_and(str::is_empty) {
+    if authority.is_some_and(|authority| !is_authority(authority)) {
         return Err(bad("the target names no host"));
     }
     let (path, query) = match rest.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (rest, None),
     };
+    // Of what must be escaped (RFC 3986 §2) only that is taken which browsers do not escape.
+    if path.contains(['<', '>', '`']) || query.is_some_and(|query| query.contains(['<', '>', '"']))
+    {
+        return Err(bad("the target has a character that must be escaped"));
+    }
     Ok(Parts(authority, path, query))
+}
+
+/// Whether `text` is a name or an address, and a port if there is one (RFC 3986 §3.2). A user has
+/// no place in a request (RFC 9110 §4.2.4).
+fn is_authority(text: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let after = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((address, after))) if address.parse::<Ipv6Addr>().is_ok() => after,
+        Some(_) => return false,
+        None => {
+            let end = text.find(':').unwrap_or(text.len());
+            let (name, after) = text.split_at(end);
+            if name.is_empty() || !name.bytes().all(is_of_name) {
+                return false;
+            }
+            after
+        }
+    };
+    let port = after.strip_prefix(':');
+    after.is_empty() || port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn is_http(scheme: &str) -> bool {
@@ -342,5 +368,51 @@ impl Seen {
 
     fn persistent(&self, version: Version) -> bool {
         !self.close && (version == Version::HTTP_11 || self.keep_alive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_a_host_and_at_most_a_port() {
+        for (target, accepted) in [
+            ("a", true),
+            ("a_b-c.d:80", true),
+            ("10.0.0.1:", true),
+            ("[::1]:80", true),
+            ("[::1]", true),
+            ("", false),
+            (":80", false),
+            ("*", false),
+            ("a:80:90", false),
+            ("a:b", false),
+            ("::1", false),
+            ("[::1", false),
+            ("[a]", false),
+            ("[::1]80", false),
+            ("u@a", false),
+            ("a%2e", false),
+            ("\u{e9}", false),
+        ] {
+            assert_eq!(is_authority(target), accepted, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_must_be_escaped_is_refused_in_a_target() {
+        for (target, accepted) in [
+            ("/a|b{c}\"^\\?{d}`", true),
+            ("/<a", false),
+            ("/a>", false),
+            ("/`a", false),
+            ("/?<a", false),
+            ("/?a>", false),
+            ("/?\"", false),
+        ] {
+            let parts = target_parts(&Method::GET, target);
+            assert_eq!(parts.is_ok(), accepted, "{target}");
+        }
     }
 }
