@@ -215,7 +215,10 @@ impl<'a> Downstream<'a> {
     /// End abruptly: the response is not whole, and the client must be able to tell.
     pub fn abort(&mut self) {
         match self {
-            Downstream::Http1(client) => client.state = State::Broken,
+            Downstream::Http1(client) => {
+                client.state = State::Broken;
+                client.connection.abort();
+            }
             Downstream::Http2(client) if client.answered => {
                 client.stream.reset(h2::Reason::INTERNAL_ERROR);
             }

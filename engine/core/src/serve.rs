@@ -211,6 +211,10 @@ async fn carries_on(connection: &mut Connection, state: State) -> bool {
     }
     // The answer came before the end of a body that nobody wants.
     let drained = within(DRAIN_TIME, Box::pin(drain(connection))).await;
+    if drained != Some(true) {
+        // What it still sends would be met by a reset, which may take the answer with it.
+        let _late = within(DRAIN_TIME, Box::pin(connection.linger(DRAIN_MAX))).await;
+    }
     drained == Some(true)
 }
 

@@ -29,6 +29,8 @@ use crate::worker::Worker;
 
 /// The latency that counts for a try without a response.
 const FAILED_LATENCY_US: u64 = 1_000_000;
+/// Most interim responses of one try: they wait in memory for a client that does not read.
+pub const INTERIM_MAX: usize = 32;
 /// How long a client may owe more of a body that it began (Envoy's stream idle timeout).
 pub const BODY_IDLE_TIME: Duration = Duration::from_secs(300);
 
@@ -94,7 +96,9 @@ impl End {
     /// The later end that the body gives; `None`: the time is over.
     fn later(&self, upload: &Upload, now_us: u64) -> Option<u64> {
         let after_us = self.after_body_us?;
-        let end_us = upload.ended_us().unwrap_or(now_us).saturating_add(after_us);
+        // An upload that the upstream does not take is none.
+        let since_us = upload.ended_us().or(upload.stuck_us()).unwrap_or(now_us);
+        let end_us = since_us.saturating_add(after_us);
         (end_us > now_us).then_some(end_us)
     }
 }
@@ -124,10 +128,10 @@ impl Clock {
     /// its body.
     fn poll(&mut self, cx: &mut Context<'_>, upload: &Upload) -> Poll<Error> {
         loop {
-            let idle_end = upload
-                .waits_us()
-                .map(|since| since + micros(BODY_IDLE_TIME));
-            let ends = [self.try_end, self.end.at_us, idle_end];
+            let idle = |since: u64| since + micros(BODY_IDLE_TIME);
+            let idle_end = upload.waits_us().map(idle);
+            let stuck_end = upload.stuck_us().map(idle);
+            let ends = [self.try_end, self.end.at_us, idle_end, stuck_end];
             let Some(next) = ends.into_iter().flatten().min() else {
                 return Poll::Pending;
             };
@@ -150,7 +154,7 @@ impl Clock {
                 return late(Reason::TryTimeout);
             }
             self.end.at_us = self.end.later(upload, next);
-            if self.end.at_us.is_none() {
+            if self.end.at_us.is_none() || stuck_end == Some(next) {
                 return late(Reason::RequestTimeout);
             }
         }
@@ -180,7 +184,7 @@ pub async fn exchange(
             })
             .await?
         };
-        let mut upload_over = false;
+        let (mut upload_over, mut interim) = (false, 0);
         let answered = std::future::poll_fn(|cx| {
             if !upload_over {
                 match upload.poll(cx, client.side(), upstream.side()) {
@@ -192,7 +196,13 @@ pub async fn exchange(
                     Poll::Ready(_) => upload_over = true,
                 }
             }
-            poll_answer(cx, &mut upstream, client, upload, &mut clock)
+            poll_answer(
+                cx,
+                &mut upstream,
+                (&mut *client, &mut interim),
+                upload,
+                &mut clock,
+            )
         })
         .await;
         match answered {
@@ -213,7 +223,7 @@ pub async fn exchange(
 fn poll_answer(
     cx: &mut Context<'_>,
     upstream: &mut Upstream,
-    client: &mut Downstream<'_>,
+    (client, interim): (&mut Downstream<'_>, &mut usize),
     upload: &Upload,
     clock: &mut Clock,
 ) -> Poll<Result<ResponseHead, Error>> {
@@ -223,6 +233,11 @@ fn poll_answer(
                 if head.status.is_informational()
                     && head.status != StatusCode::SWITCHING_PROTOCOLS =>
             {
+                *interim += 1;
+                if *interim > INTERIM_MAX {
+                    let detail = "too many interim responses";
+                    return Poll::Ready(Err(Error::new(Reason::BadResponse, detail)));
+                }
                 pass_interim(client, head);
             }
             Poll::Ready(head) => return Poll::Ready(head),

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use crate::fields::Fields;
 use crate::head::Length;
 use crate::side::{Failed, Side, poll_carry};
+use crate::steps::headers;
 use crate::timer::now_us;
 
 /// Most of a request's body that is kept for another try (as Linkerd's and Pingora's).
@@ -25,6 +26,8 @@ pub struct Upload {
     ended_us: Option<u64>,
     /// Since when this try waits for the client; 0: it does not.
     waits_us: u64,
+    /// Since when the upstream takes nothing more in this try; 0: it does.
+    stuck_us: u64,
     /// The end was passed on in this try.
     finished: bool,
     /// The client broke off. What came is not all, and must never be sent as if it were.
@@ -44,6 +47,7 @@ impl Upload {
             trailers: None,
             ended_us: (length == Length::None).then_some(0),
             waits_us: 0,
+            stuck_us: 0,
             finished: false,
             broken: false,
             sent: 0,
@@ -57,6 +61,7 @@ impl Upload {
         }
         self.at = 0;
         self.sent = 0;
+        (self.waits_us, self.stuck_us) = (0, 0);
         self.finished = self.length == Length::None;
         true
     }
@@ -86,6 +91,11 @@ impl Upload {
         Some(self.waits_us).filter(|&since| since > 0)
     }
 
+    /// Since when the upstream takes nothing of what is there to send.
+    pub fn stuck_us(&self) -> Option<u64> {
+        Some(self.stuck_us).filter(|&since| since > 0)
+    }
+
     /// Bytes that the last try has sent.
     pub fn sent(&self) -> u64 {
         self.sent
@@ -105,6 +115,22 @@ impl Upload {
     /// # Errors
     /// The client broke off (the source), or the upstream did (the sink).
     pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: Side<'_>,
+        upstream: Side<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        let before = self.sent;
+        let polled = self.poll_on(cx, client, upstream);
+        if polled.is_ready() || self.sent > before || self.waits_us > 0 {
+            self.stuck_us = 0;
+        } else if self.stuck_us == 0 {
+            self.stuck_us = now_us();
+        }
+        polled
+    }
+
+    fn poll_on(
         &mut self,
         cx: &mut Context<'_>,
         mut client: Side<'_>,
@@ -154,6 +180,9 @@ impl Upload {
             }
             Ok(false) => {
                 self.trailers = client.take_trailers();
+                if let Some(trailers) = &mut self.trailers {
+                    headers::strip_own(trailers);
+                }
                 self.ended_us = Some(now_us());
             }
             Ok(true) => {

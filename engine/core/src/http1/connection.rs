@@ -306,6 +306,13 @@ impl Connection {
         }
     }
 
+    /// End in a way that the peer cannot take for the end of a body.
+    pub fn abort(&mut self) {
+        if self.encoder == Encoder::UntilClose {
+            self.stream.reset_on_drop();
+        }
+    }
+
     /// End the connection so that the peer can still read the last answer: say that no more will
     /// come, and read what it still sends, up to `bytes` (RFC 9112 §9.6).
     pub async fn linger(&mut self, bytes: usize) {

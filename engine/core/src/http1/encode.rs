@@ -86,6 +86,8 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, asked: Asked) -> (Encode
     lines_of(out, head);
     let encoder = match asked.head {
         true => Encoder::Exact(0),
+        // In HTTP/2 its end may come by itself.
+        false if !has_body(head.status) => Encoder::Exact(0),
         false => Encoder::of(head.length, !asked.old),
     };
     match encoder {

@@ -21,6 +21,14 @@ pub fn fields(map: &HeaderMap) -> Fields {
     fields
 }
 
+/// The trailer section `map`, without what frames a message: it has no meaning there (RFC 9110
+/// §6.5.1).
+pub fn trailers(map: &HeaderMap) -> Fields {
+    let mut trailers = fields(map);
+    trailers.retain(|field| !field.known.is_framing() && field.known != Name::Host);
+    trailers
+}
+
 /// `fields` as a map; what HTTP/2 knows no form for is left out.
 pub fn header_map(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.iter().count());

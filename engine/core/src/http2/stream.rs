@@ -44,7 +44,7 @@ impl Stream {
                 Some(data) => self.data = data?,
                 None => {
                     let trailers = ready!(recv.poll_trailers(cx))?;
-                    self.trailers = trailers.map(|trailers| heads::fields(&trailers));
+                    self.trailers = trailers.map(|trailers| heads::trailers(&trailers));
                     self.recv = None;
                 }
             }

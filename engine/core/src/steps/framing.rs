@@ -16,7 +16,10 @@ use crate::path::{Normal, normalize_path};
 pub fn check(head: &mut RequestHead) -> Result<(), Error> {
     let refused = |detail: &str| Err(Error::new(Reason::BadRequest, detail));
     // A tunnel is made by the listener, where there is one; here only a path is routed.
-    if head.method == Method::CONNECT || head.path().is_empty() {
+    // A path that begins otherwise would be another form of target in HTTP/1.1 (RFC 9112 §3.2).
+    let is_path =
+        head.path().starts_with('/') || (head.method == Method::OPTIONS && head.path() == "*");
+    if head.method == Method::CONNECT || !is_path {
         return refused("the request has no path");
     }
     let mut hosts = head.fields.all(Name::Host);
@@ -87,6 +90,8 @@ mod tests {
         for (method, path, refused) in [
             (Method::GET, "/", false),
             (Method::OPTIONS, "*", false),
+            (Method::GET, "*", true),
+            (Method::GET, "http://other/x", true),
             (Method::GET, "", true),
             (Method::CONNECT, "", true),
             (Method::CONNECT, "/", true),

@@ -115,7 +115,11 @@ pub async fn begin(
         let (sender, life, fresh) = sender(worker, target, &slot).await?;
         let mut sender = match sender.ready().await {
             Ok(sender) => sender,
-            Err(_) if !fresh => continue,
+            // The peer has said that it leaves, or is gone: its streams may go on for long.
+            Err(_) if !fresh => {
+                life.closed.set(true);
+                continue;
+            }
             Err(error) => return Err(Error::new(Reason::Unsent, error.to_string())),
         };
         if switch.is_some() && !sender.is_extended_connect_protocol_enabled() {
@@ -139,7 +143,7 @@ pub async fn begin(
                 });
             }
             Err(error) if fresh || error.is_reset() => return Err(lost(&error)),
-            Err(_) => {}
+            Err(_) => life.closed.set(true),
         }
     }
 }

@@ -38,6 +38,16 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Reset the connection when it is dropped. In TLS the missing `close_notify` says the same.
+    pub fn reset_on_drop(&self) {
+        if let Stream::Plain(stream) = self {
+            // A socket that refuses is broken already.
+            let _refused = stream.set_zero_linger();
+        }
+    }
+}
+
 macro_rules! inner {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
