@@ -142,6 +142,7 @@ def _service(protocol: str) -> dict[str, Any]:
                 "attempts": 2,
                 "on": ["connect-failure", "reset", "unavailable"],
                 "codes": [],
+                "grpc_statuses": [],
                 "backoff_base_ms": 25,
                 "backoff_max_ms": 250,
             },

@@ -59,6 +59,7 @@ HTTP = App((sys.executable, "-I", str(APPS / "web.py")), "http")
 PEER = App((sys.executable, "-I", str(APPS / "peer.py")), "http")
 GRPC = App((sys.executable, str(APPS / "calls.py")), "grpc")
 HTTP2 = App((sys.executable, str(APPS / "http2.py")), "http2")
+WEBSOCKET = App((sys.executable, str(APPS / "websocket.py")), "http")
 BANNER = App((sys.executable, "-I", str(APPS / "banner.py")), "tcp")
 REDIS = App(
     (

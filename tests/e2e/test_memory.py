@@ -162,3 +162,46 @@ def test_a_slow_reader_of_a_grpc_stream_holds_the_program_back(
         numbers = [int(message.rstrip(b".")) for message in call]
     assert numbers == list(range(1, count))
     assert_no_growth(before, resident(shop, "web", "calls-1"))
+
+
+def test_a_program_that_does_not_read_holds_a_grpc_stream_back(
+    shop: Namespace, web: Workload
+) -> None:
+    before = resident(shop, "web", "calls-1")
+    sent: list[int] = []
+
+    def messages() -> Iterator[bytes]:
+        for _ in range(LENGTH // MIB):
+            sent.append(MIB)
+            yield bytes(MIB)
+
+    with grpc.insecure_channel(web.outbound(f"{shop.name}/calls")) as channel:
+        call = channel.stream_unary("/test.Calls/Hold").future(messages(), timeout=60)
+        eventually(lambda: sent, "the stream has begun")
+        wait_until_still(shop, "web", "calls-1")
+        assert sum(sent) < LENGTH / 2
+        assert_no_growth(before, resident(shop, "web", "calls-1"))
+        count = LENGTH // MIB - 1
+        assert call.result() == b"%d %d" % (count, count * MIB)
+    assert_no_growth(before, resident(shop, "web", "calls-1"))
+
+
+def test_a_caller_that_does_not_read_holds_both_ways_of_a_grpc_stream_back(
+    shop: Namespace, web: Workload
+) -> None:
+    before = resident(shop, "web", "calls-1")
+    sent: list[int] = []
+
+    def messages() -> Iterator[bytes]:
+        for _ in range(LENGTH // MIB):
+            sent.append(MIB)
+            yield b"a" * MIB
+
+    with grpc.insecure_channel(web.outbound(f"{shop.name}/calls")) as channel:
+        call = channel.stream_stream("/test.Calls/Both")(messages(), timeout=60)
+        assert next(call) == b"A" * MIB
+        wait_until_still(shop, "web", "calls-1")
+        assert sum(sent) < LENGTH / 2
+        assert_no_growth(before, resident(shop, "web", "calls-1"))
+        assert sum(len(answer) for answer in call) == LENGTH - MIB
+    assert_no_growth(before, resident(shop, "web", "calls-1"))

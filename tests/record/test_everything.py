@@ -138,6 +138,7 @@ EVERYTHING: tuple[Record, ...] = (
                 attempts=1,
                 on=("connect-failure", "reset", "unavailable", "timeout", "5xx", "gateway-error"),
                 codes=(429,),
+                grpc_statuses=(14, 8),
                 backoff_base_ms=10,
                 backoff_max_ms=100,
             ),

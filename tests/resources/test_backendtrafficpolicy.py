@@ -40,7 +40,7 @@ def test_a_policy_with_everything_is_accepted(refusals: Callable[[str], list[str
         limits: {connections: 1, pending: 1, requests: 1000000},
         timeouts: {connect: 500ms, request: 0s, perTry: 2s, idle: 0s},
         retry: {on: [connect-failure, reset, unavailable, timeout, 5xx, gateway-error],
-                codes: [429], attempts: 1, backoff: {base: 10ms, max: 1s}},
+                codes: [429], grpcStatuses: [cancelled, unavailable], attempts: 1, backoff: {base: 10ms, max: 1s}},
         retryBudget: {percent: 0, minPerSecond: 0},
         outlierDetection: {consecutiveFailures: 1, baseEjection: 1s, maxEjection: 1m,
                            maxEjectedPercent: 100}"""
@@ -68,6 +68,13 @@ def test_a_policy_with_everything_is_accepted(refusals: Callable[[str], list[str
             (
                 'retry.on[0]: "resets" is not known; one of connect-failure, reset, unavailable, '
                 'timeout, 5xx, gateway-error (did you mean "reset"?)'
+            ),
+        ),
+        (
+            "retry: {grpcStatuses: [aborted]}",
+            (
+                'retry.grpcStatuses[0]: "aborted" is not known; one of cancelled, '
+                "deadline-exceeded, internal, resource-exhausted, unavailable"
             ),
         ),
         ("retry: {attempts: 0}", "retry.attempts: 0 is out of range; 1 to 10"),

@@ -20,6 +20,8 @@ pub enum Name {
     Expect,
     /// `grpc-status`.
     GrpcStatus,
+    /// `grpc-timeout`.
+    GrpcTimeout,
     /// `host`.
     Host,
     /// `keep-alive`.
@@ -57,6 +59,7 @@ impl Name {
             (10, Some(b't')) => known("tracestate", Name::Tracestate),
             (11, Some(b't')) => known("traceparent", Name::Traceparent),
             (11, Some(b'g')) => known("grpc-status", Name::GrpcStatus),
+            (12, Some(b'g')) => known("grpc-timeout", Name::GrpcTimeout),
             (12, Some(b'c')) => known("content-type", Name::ContentType),
             (14, Some(b'c')) => known("content-length", Name::ContentLength),
             (16, Some(b'p')) => known("proxy-connection", Name::ProxyConnection),
@@ -260,6 +263,12 @@ impl Fields {
             owned.push_str(text(value)?);
         }
         Some(joined)
+    }
+
+    /// Whether the content type is gRPC's.
+    pub fn is_grpc(&self) -> bool {
+        self.first(Name::ContentType)
+            .is_some_and(|value| value.starts_with(b"application/grpc"))
     }
 
     /// Add a line; it is kept in the form in which it is written.

@@ -128,13 +128,6 @@ impl RequestHead {
         })
     }
 
-    /// Whether the content type is gRPC's.
-    pub fn is_grpc(&self) -> bool {
-        self.fields
-            .first(Name::ContentType)
-            .is_some_and(|value| value.starts_with(b"application/grpc"))
-    }
-
     /// The protocol to switch to.
     pub fn protocol(&self) -> Option<&[u8]> {
         self.switch.map(|switch| self.fields.slice(switch))

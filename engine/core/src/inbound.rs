@@ -125,7 +125,7 @@ pub async fn handle(
     seen.key.peer = caller.name_id;
     seen.key.peer_identity = caller.identity_id;
     seen.key.mtls = caller.id.is_some();
-    let grpc = head.is_grpc();
+    let grpc = head.fields.is_grpc();
     let mut upload = Upload::new(head.length, false);
     upload.begin();
     let carried = carry(

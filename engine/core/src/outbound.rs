@@ -18,7 +18,7 @@ use crate::relay::relay;
 use crate::respond::respond;
 use crate::steps::limit::RequestPermit;
 use crate::steps::route::Routed;
-use crate::steps::{framing, headers, limit, route, trace};
+use crate::steps::{framing, headers, limit, route, timeout, trace};
 use crate::tries::{Answered, End, Journey, reason_of};
 use crate::upload::Upload;
 use crate::worker::Worker;
@@ -31,7 +31,7 @@ pub async fn handle(
     mut head: RequestHead,
 ) -> crate::downstream::State {
     let mut seen = Observation::begin(worker, Direction::Outbound, &head);
-    let grpc = head.is_grpc();
+    let grpc = head.fields.is_grpc();
     let mut upload = Upload::new(head.length, false);
     let carried = carry(
         worker,
@@ -133,7 +133,8 @@ async fn carry(
         false => discover::plan(worker, &backend.service).await?,
     };
     let permit = limit::admit(&backend.service, backend_plan.traffic.limits.requests)?;
-    let end = End::of(rule, &backend_plan.traffic, port.protocol, seen.start_us());
+    let given_us = timeout::of(head).map(|given_us| seen.start_us().saturating_add(given_us));
+    let end = End::of(rule, &backend_plan.traffic, port.protocol, seen.start_us()).before(given_us);
     prepare(head, rule, backend, prefix);
     let journey = Journey {
         worker,
@@ -150,9 +151,7 @@ async fn carry(
     }
     Ok(Answer::Carried(Carried {
         answered,
-        // A route's own timeout holds for the whole response (GEP-1742); the service's default
-        // ends with its head, or it would cut long streams that nobody bounded.
-        end_us: end.at_us.filter(|_| rule.request_ms.is_some()),
+        end_us: end.of_all(rule),
         _permit: permit,
         _in_flight: in_flight,
     }))

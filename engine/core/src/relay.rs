@@ -12,6 +12,7 @@ use http::StatusCode;
 use crate::downstream::Downstream;
 use crate::error::{Error, Reason};
 use crate::observe::Observation;
+use crate::respond::end_of_call;
 use crate::side::{Failed, Pump};
 use crate::steps::headers;
 use crate::timer::{Deadline, micros, now_us};
@@ -48,6 +49,7 @@ pub async fn relay(
         false => None,
     };
     headers::strip_hop_by_hop(&mut head.fields);
+    let grpc = head.fields.is_grpc();
     let begun = match &protocol {
         Some(protocol) => client.switch(&head, protocol),
         None if switched => return Err(unnamed_switch(client)),
@@ -69,9 +71,21 @@ pub async fn relay(
     match &carried {
         Ok(()) if switched => {}
         Ok(()) => upstream.finish(worker, upload.is_finished()),
+        Err(error) if grpc && error.reason == Reason::RequestTimeout => {
+            end_call(client, error.reason, seen);
+        }
         Err(_) => client.abort(),
     }
     carried
+}
+
+/// End a call of gRPC in the middle, in a way that its caller understands.
+fn end_call(client: &mut Downstream<'_>, reason: Reason, seen: &mut Observation) {
+    let trailers = end_of_call(reason);
+    seen.look_for_grpc_status(&trailers);
+    if client.side().finish(Some(&trailers)).is_err() {
+        client.abort();
+    }
 }
 
 fn unnamed_switch(client: &mut Downstream<'_>) -> Error {

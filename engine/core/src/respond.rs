@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use crate::error::{Error, Reason};
+use crate::fields::Fields;
 use crate::head::{Length, ResponseHead};
 
 /// The header that says why the mesh answered in place of the application.
@@ -34,6 +35,7 @@ pub fn status(reason: Reason) -> StatusCode {
 /// The gRPC status of each reason (grpc `statuscodes.md`, `http-grpc-status-mapping.md`).
 pub fn grpc_status(reason: Reason) -> u8 {
     match reason {
+        Reason::ClientGone => 1,
         Reason::BadRequest | Reason::HeadTooLarge | Reason::TargetTooLong => 13,
         Reason::UnknownService | Reason::UnknownPort | Reason::NoRoute => 12,
         Reason::Denied => 7,
@@ -49,9 +51,16 @@ pub fn grpc_status(reason: Reason) -> u8 {
         | Reason::NoIdentity
         | Reason::Reset
         | Reason::BadResponse
-        | Reason::ClientGone
         | Reason::ClientTimeout => 14,
     }
+}
+
+/// The trailers of a call that ends so in the middle.
+pub fn end_of_call(reason: Reason) -> Fields {
+    let mut trailers = Fields::default();
+    let status = grpc_status(reason).to_string();
+    trailers.append(b"grpc-status", status.as_bytes());
+    trailers
 }
 
 /// The response for `error`, and its body; with `show_reason` both say why.

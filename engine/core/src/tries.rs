@@ -13,6 +13,7 @@ use http::StatusCode;
 use crate::discover;
 use crate::downstream::Downstream;
 use crate::error::{Error, Reason};
+use crate::fields::Name;
 use crate::head::{RequestHead, ResponseHead};
 use crate::observe::Observation;
 use crate::plan::endpoints::{Endpoint, InFlight};
@@ -21,7 +22,7 @@ use crate::record::{Protocol, Traffic};
 use crate::respond::REASON_HEADER;
 use crate::side::Failed;
 use crate::steps::retry::{Conditions, Outcome};
-use crate::steps::{balance, headers, outlier};
+use crate::steps::{balance, headers, outlier, timeout};
 use crate::timer::{Deadline, micros, now_us};
 use crate::upload::Upload;
 use crate::upstream::{Target, Upstream};
@@ -68,6 +69,8 @@ pub struct End {
     /// The service's default counts anew from the end of the request's body, so that it cuts no
     /// upload and no client's stream (as Envoy's route timeout); a route's own does not.
     after_body_us: Option<u64>,
+    /// When the caller itself gives up, if it has said so; nothing moves that.
+    caller_us: Option<u64>,
 }
 
 impl End {
@@ -82,6 +85,7 @@ impl End {
         End {
             at_us: (limit_us > 0).then(|| start_us.saturating_add(limit_us)),
             after_body_us: (limit_us > 0 && rule.request_ms.is_none()).then_some(limit_us),
+            caller_us: None,
         }
     }
 
@@ -90,7 +94,50 @@ impl End {
         End {
             at_us: None,
             after_body_us: None,
+            caller_us: None,
         }
+    }
+
+    /// No later than `caller_us`, when the caller gives up by its own words.
+    pub fn before(self, caller_us: Option<u64>) -> End {
+        End {
+            at_us: self.at_us.into_iter().chain(caller_us).min(),
+            caller_us,
+            ..self
+        }
+    }
+
+    /// When even a response that has begun ends: a route's own timeout holds for the whole of it
+    /// (GEP-1742), and so does the caller's. The service's default ends with its head, or it
+    /// would cut long streams that nobody bounded.
+    pub fn of_all(&self, rule: &RulePlan) -> Option<u64> {
+        match rule.request_ms {
+            Some(_) => self.at_us,
+            None => self.caller_us,
+        }
+    }
+
+    /// The head as a try sends it: where the caller has said how long it waits and there is less
+    /// left by now, the program is told so. `None`: as it is.
+    ///
+    /// # Errors
+    /// There is nothing left.
+    fn told(
+        &self,
+        head: &RequestHead,
+        rule: &RulePlan,
+        retry: u32,
+    ) -> Result<Option<RequestHead>, Error> {
+        let (Some(caller_us), Some(end_us)) = (self.caller_us, self.of_all(rule)) else {
+            return Ok(None);
+        };
+        let left_us = end_us.saturating_sub(now_us());
+        if left_us == 0 {
+            let detail = "the caller waits no longer";
+            return Err(Error::new(Reason::RequestTimeout, detail));
+        }
+        let is_less = retry > 0 || end_us < caller_us;
+        Ok(is_less.then(|| timeout::told(head, left_us)))
     }
 
     /// The later end that the body gives; `None`: the time is over.
@@ -99,6 +146,7 @@ impl End {
         // An upload that the upstream does not take is none.
         let since_us = upload.ended_us().or(upload.stuck_us()).unwrap_or(now_us);
         let end_us = since_us.saturating_add(after_us);
+        let end_us = self.caller_us.map_or(end_us, |caller| caller.min(end_us));
         (end_us > now_us).then_some(end_us)
     }
 }
@@ -291,12 +339,11 @@ impl Journey<'_> {
             }
             let last = retry >= conditions.attempts();
             seen.tries = retry + 1;
-            let outcome = self.one_try(client, upload, seen, &mut tried).await;
+            let told = self.end.told(self.head, self.rule, retry)?;
+            let head = told.as_ref().unwrap_or(self.head);
+            let outcome = self.one_try(head, client, upload, seen, &mut tried).await;
             let ended = match &outcome {
-                Ok((answered, _)) => match peer_failure(seen, &answered.head) {
-                    Some(reason) => Outcome::Failed(reason),
-                    None => Outcome::Status(answered.head.status),
-                },
+                Ok((answered, _)) => outcome_of(seen, &answered.head),
                 Err(error) => Outcome::Failed(error.reason),
             };
             let again = !last
@@ -328,6 +375,7 @@ impl Journey<'_> {
         Conditions {
             traffic: &self.plan.traffic,
             rule: self.rule.retry.as_ref(),
+            grpc: self.head.fields.is_grpc(),
         }
     }
 
@@ -339,6 +387,7 @@ impl Journey<'_> {
     /// One try at one endpoint.
     async fn one_try(
         &self,
+        head: &RequestHead,
         client: &mut Downstream<'_>,
         upload: &mut Upload,
         seen: &mut Observation,
@@ -356,7 +405,7 @@ impl Journey<'_> {
             .try_ms
             .unwrap_or(self.plan.traffic.per_try_timeout_ms);
         let clock = Clock::new(started_us, try_ms, self.end);
-        let result = exchange(self.worker, &target, self.head, client, upload, clock).await;
+        let result = exchange(self.worker, &target, head, client, upload, clock).await;
         self.learn(endpoint, &endpoints, &result, started_us);
         result.map(|answered| (answered, in_flight))
     }
@@ -459,6 +508,14 @@ fn says_nothing(reason: Reason) -> bool {
             | Reason::ClientGone
             | Reason::ClientTimeout
     )
+}
+
+/// What a response says about the try.
+fn outcome_of(seen: &Observation, head: &ResponseHead) -> Outcome {
+    match peer_failure(seen, head) {
+        Some(reason) => Outcome::Failed(reason),
+        None => Outcome::answered(head.status, head.fields.first(Name::GrpcStatus)),
+    }
 }
 
 /// What the peer's sidecar says went wrong between it and its application.

@@ -14,6 +14,7 @@ from tulle.record.traffic import (
 from tulle.resources.backendtrafficpolicy import (
     BackendTrafficPolicy,
     BackendTrafficPolicySpec,
+    GRPCStatus,
     OutlierDetection,
 )
 from tulle.resources.backendtrafficpolicy import Retry as WrittenRetry
@@ -28,6 +29,13 @@ _BALANCERS: dict[str, LoadBalancer] = {
     "PeakEWMA": "p2c_ewma",
     "RoundRobin": "round_robin",
     "LeastRequest": "least_request",
+}
+_GRPC_STATUSES: dict[GRPCStatus, int] = {
+    "cancelled": 1,
+    "deadline-exceeded": 4,
+    "resource-exhausted": 8,
+    "internal": 13,
+    "unavailable": 14,
 }
 _DEFAULT = Traffic()
 
@@ -74,6 +82,7 @@ def _retry(written: WrittenRetry) -> Retry:
         attempts=written.attempts,
         on=written.on,
         codes=written.codes,
+        grpc_statuses=tuple(_GRPC_STATUSES[status] for status in written.grpc_statuses),
         backoff_base_ms=base_ms,
         backoff_max_ms=max_ms,
     )

@@ -19,6 +19,7 @@ class Retry:
     attempts: int = 2
     on: tuple[RetryOn, ...] = ("connect-failure", "reset", "unavailable")
     codes: tuple[int, ...] = ()
+    grpc_statuses: tuple[int, ...] = ()
     backoff_base_ms: int = 25
     backoff_max_ms: int = 250
 

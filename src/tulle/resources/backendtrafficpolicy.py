@@ -24,6 +24,11 @@ RetryCondition = Literal[
     "connect-failure", "reset", "unavailable", "timeout", "5xx", "gateway-error"
 ]
 
+GRPCStatus = Literal[
+    "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"
+]
+"""Those that another try may change (Envoy's `retry-grpc-on`)."""
+
 
 class LoadBalancer(Model):
     """How one of the endpoints is chosen."""
@@ -98,6 +103,9 @@ class Retry(Model):
     of the request was sent; the others are for every method."""
     codes: Annotated[tuple[RetryCode, ...], Field(max_length=32)] = ()
     """Statuses that count as failed besides, for every method."""
+    grpc_statuses: Annotated[tuple[GRPCStatus, ...], Field(max_length=CONDITIONS_MAX)] = ()
+    """gRPC statuses that count as failed besides, for every method: of an answer without
+    messages, and of what the mesh answers when there is none."""
     attempts: RetryAttempts = 2
     """Tries after the first."""
     backoff: Backoff = Field(default_factory=Backoff)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -10,6 +11,7 @@ import grpc
 
 SERVICE = "test.Calls"
 NAME = os.environ["NAME"]
+CALLS: Counter[str] = Counter()
 
 
 def unary(request: bytes, context: Any) -> bytes:
@@ -30,6 +32,13 @@ def down(request: bytes, context: Any) -> Iterator[bytes]:
     for number in range(int(request)):
         yield str(number).encode().ljust(1000, b".")
     context.set_trailing_metadata((("x-count", request.decode()),))
+
+
+def ticks(request: bytes, context: Any) -> Iterator[bytes]:
+    """Send a message each 50 ms, for as long as somebody listens."""
+    while context.is_active():
+        yield b"tick"
+        time.sleep(0.05)
 
 
 def up(requests: Iterator[bytes], context: Any) -> bytes:
@@ -64,6 +73,28 @@ def slow(request: bytes, context: Any) -> bytes:
     return request
 
 
+def flaky(request: bytes, context: Any) -> bytes:
+    """Fail the first calls of this key: `key failures STATUS early|late [ms]`.
+
+    A late failure comes after the head of the answer. The answer tells how long a caller has left.
+    """
+    key, failures, status, when, *ms = request.decode().split()
+    CALLS[key] += 1
+    if when == "late":
+        context.send_initial_metadata((("x-app", NAME),))
+    if CALLS[key] <= int(failures):
+        time.sleep(int(ms[0]) / 1000 if ms else 0)
+        context.abort(grpc.StatusCode[status], f"failure {CALLS[key]}")
+    return f"{CALLS[key]} {context.time_remaining()}".encode()
+
+
+def hold(requests: Iterator[bytes], context: Any) -> bytes:
+    """Read nothing for two seconds after the first message, then count the rest."""
+    next(requests)
+    time.sleep(2)
+    return up(requests, context)
+
+
 def serve() -> None:
     """Serve until killed."""
     server = grpc.server(futures.ThreadPoolExecutor(8))
@@ -71,10 +102,13 @@ def serve() -> None:
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
         "Other": grpc.unary_unary_rpc_method_handler(other),
         "Down": grpc.unary_stream_rpc_method_handler(down),
+        "Ticks": grpc.unary_stream_rpc_method_handler(ticks),
         "Up": grpc.stream_unary_rpc_method_handler(up),
         "Both": grpc.stream_stream_rpc_method_handler(both),
         "Fail": grpc.unary_unary_rpc_method_handler(fail),
         "Cut": grpc.unary_stream_rpc_method_handler(cut),
+        "Flaky": grpc.unary_unary_rpc_method_handler(flaky),
+        "Hold": grpc.stream_unary_rpc_method_handler(hold),
         "Slow": grpc.unary_unary_rpc_method_handler(slow),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))

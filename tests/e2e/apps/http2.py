@@ -4,17 +4,24 @@ It is made of libraries of the protocols alone, so that what it says on the wire
 """
 
 import asyncio
-import contextlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
+from h2.events import (
+    DataReceived,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
 from h2.exceptions import ProtocolError, StreamClosedError
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER, Protocol, State
 
@@ -26,6 +33,7 @@ class Stream:
     """One request, and what is still to be sent on its stream."""
 
     fields: dict[str, str]
+    trailers: dict[str, str] = field(default_factory=dict)
     socket: Protocol | None = None
     length: int = 0
     waiting: bytearray = field(default_factory=bytearray)
@@ -37,7 +45,8 @@ class Conversation(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
-        self.h2.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
+        offered = {SettingCodes.ENABLE_CONNECT_PROTOCOL: 1}
+        self.h2.local_settings = Settings(client=False, initial_values=offered)
         self.streams: dict[int, Stream] = {}
 
     def connection_made(self, transport: Any) -> None:
@@ -48,8 +57,7 @@ class Conversation(asyncio.Protocol):
     def data_received(self, received: bytes) -> None:
         try:
             for event in self.h2.receive_data(received):
-                # A stream may be reset by what came with its request.
-                with contextlib.suppress(StreamClosedError):
+                with suppress(StreamClosedError):  # it was reset by what came right after
                     self.happened(event)
         except ProtocolError:
             self.transport.close()
@@ -58,11 +66,12 @@ class Conversation(asyncio.Protocol):
     def happened(self, event: Any) -> None:
         """Answer what came."""
         if isinstance(event, RequestReceived):
-            fields = {str(name): str(value) for name, value in event.headers}
-            self.begin(event.stream_id, fields)
+            self.begin(event.stream_id, named(event.headers))
         elif isinstance(event, DataReceived):
             self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             self.take(event.stream_id, event.data)
+        elif isinstance(event, TrailersReceived):
+            self.streams[event.stream_id].trailers = named(event.headers)
         elif isinstance(event, StreamEnded):
             self.end(event.stream_id)
         elif isinstance(event, StreamReset):
@@ -76,6 +85,7 @@ class Conversation(asyncio.Protocol):
         if fields.get(":protocol") == "websocket":
             if fields[":path"].startswith("/refuse"):
                 self.h2.send_headers(number, [(":status", "403")], end_stream=True)
+                del self.streams[number]
                 return
             stream.socket = Protocol(SERVER, state=State.OPEN)
             self.h2.send_headers(number, [(":status", "200"), ("x-app", NAME)])
@@ -98,12 +108,17 @@ class Conversation(asyncio.Protocol):
     def end(self, number: int) -> None:
         """The request is whole."""
         stream = self.streams.get(number)
-        if stream is None:
+        if stream is None or stream.fields[":path"] == "/hang":
             return
         if stream.socket is None:
             fields = [(":status", "200"), ("x-app", NAME)]
             self.h2.send_headers(number, fields)
-            seen = {"app": NAME, "fields": stream.fields, "length": stream.length}
+            seen = {
+                "app": NAME,
+                "fields": stream.fields,
+                "length": stream.length,
+                "trailers": stream.trailers,
+            }
             if stream.fields[":method"] != "HEAD":
                 stream.waiting += json.dumps(seen).encode()
         stream.ends = True
@@ -120,8 +135,16 @@ class Conversation(asyncio.Protocol):
             del stream.waiting[:room]
             room = min(self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
         if stream.ends and not stream.waiting:
-            self.h2.end_stream(number)
+            if stream.fields[":path"] == "/trailers":
+                self.h2.send_headers(number, [("x-sum", "17")], end_stream=True)
+            else:
+                self.h2.end_stream(number)
             del self.streams[number]
+
+
+def named(fields: Any) -> dict[str, str]:
+    """Return fields by name."""
+    return {str(name): str(value) for name, value in fields}
 
 
 async def serve() -> None:

@@ -54,6 +54,8 @@ pub struct Retry {
     pub on: Vec<RetryOn>,
     /// Status codes to retry.
     pub codes: Vec<u16>,
+    /// gRPC statuses to retry.
+    pub grpc_statuses: Vec<u8>,
     /// Mean of the first wait.
     pub backoff_base_ms: u64,
     /// Longest wait.

@@ -7,9 +7,11 @@ use crate::error::{Error, Reason};
 use crate::fields::Name;
 use crate::head::RequestHead;
 use crate::path::{Normal, normalize_path};
+use crate::steps::timeout;
 
 /// Bring the path into normal form. Refuse a request without one, more than one host, one that is
-/// none, and spaces around a field of HTTP/2 (RFC 9112 §3.2, RFC 9113 §8.2.1 and §8.3.1).
+/// none, spaces around a field of HTTP/2 (RFC 9112 §3.2, RFC 9113 §8.2.1 and §8.3.1), and a
+/// malformed time of gRPC.
 ///
 /// # Errors
 /// [`Reason::BadRequest`], with what is wrong.
@@ -44,6 +46,13 @@ pub fn check(head: &mut RequestHead) -> Result<(), Error> {
     if head.version == Version::HTTP_2 && head.fields.iter().any(|field| is_padded(field.value)) {
         return refused("a field begins or ends with a space");
     }
+    // Servers of gRPC remember such a field with its fault, and hold that against later calls of
+    // others on the same connection (HPACK's table in gRPC's C core).
+    let mut timeouts = head.fields.all(Name::GrpcTimeout);
+    if timeouts.any(|field| timeout::parse(field.value).is_none()) {
+        return refused("the grpc-timeout is none");
+    }
+    drop(timeouts);
     match normalize_path(head.path()) {
         Normal::Same => {}
         Normal::Changed(path) => head.set_path(&path),
@@ -79,6 +88,8 @@ mod tests {
             (&[("host", "ca rt")], true),
             (&[("host", "cart/x")], true),
             (&[("host", "user@cart")], true),
+            (&[("grpc-timeout", "5S")], false),
+            (&[("grpc-timeout", "5S"), ("grpc-timeout", "5s")], true),
         ] {
             let mut head = RequestHead::described(Method::GET, "/", Fields::of(fields));
             assert_eq!(check(&mut head).is_err(), refused, "{fields:?}");

@@ -9,4 +9,5 @@ pub mod limit;
 pub mod outlier;
 pub mod retry;
 pub mod route;
+pub mod timeout;
 pub mod trace;

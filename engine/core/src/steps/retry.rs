@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::error::{Reason, RetrySafety};
+use crate::error::{Reason, RetrySafety, Source};
 use crate::record::{RetryBudget, RetryOn, RuleRetry, Traffic};
+use crate::respond::grpc_status;
 
 /// Most tries of one request, whatever a policy asks for.
 pub const TRIES_MAX: u32 = 10;
@@ -20,8 +21,22 @@ const EARNED_MAX: i64 = 1000;
 pub enum Outcome {
     /// A response with this status.
     Status(StatusCode),
+    /// A response of gRPC with this status and no messages.
+    Grpc(u8),
     /// No response.
     Failed(Reason),
+}
+
+impl Outcome {
+    /// Of a response. Of gRPC only a head that has the status already can count: what follows
+    /// any other is passed on as it comes, and waiting for it could make both sides wait.
+    pub fn answered(status: StatusCode, grpc_status: Option<&[u8]>) -> Outcome {
+        let text = grpc_status.and_then(|text| std::str::from_utf8(text).ok());
+        match text.and_then(|text| text.parse().ok()) {
+            Some(grpc_status) if status == StatusCode::OK => Outcome::Grpc(grpc_status),
+            _ => Outcome::Status(status),
+        }
+    }
 }
 
 /// The conditions in force for one request.
@@ -31,6 +46,8 @@ pub struct Conditions<'a> {
     pub traffic: &'a Traffic,
     /// The route's, which wins on attempts and codes.
     pub rule: Option<&'a RuleRetry>,
+    /// Whether the request is one of gRPC.
+    pub grpc: bool,
 }
 
 impl Conditions<'_> {
@@ -52,7 +69,13 @@ impl Conditions<'_> {
                     || (status.is_server_error() && on(RetryOn::ServerError))
                     || (matches!(code, 502..=504) && on(RetryOn::GatewayError))
             }
+            Outcome::Grpc(status) => self.wants_grpc(status),
             Outcome::Failed(reason) => {
+                // The status that gRPC would be told: a policy that names it says that calls
+                // may be repeated.
+                let told = reason.source() == Source::Upstream
+                    && reason.retry() != RetrySafety::Never
+                    && self.wants_grpc(grpc_status(reason));
                 let asked = match reason {
                     Reason::ConnectFailed | Reason::TlsFailed => on(RetryOn::ConnectFailure),
                     Reason::Unsent | Reason::Reset => on(RetryOn::Reset),
@@ -61,14 +84,18 @@ impl Conditions<'_> {
                     Reason::TryTimeout => on(RetryOn::Timeout) || self.rule.is_some(),
                     _ => false,
                 };
-                asked
-                    && match reason.retry() {
-                        RetrySafety::Always => true,
-                        RetrySafety::Idempotent => method.is_idempotent(),
-                        RetrySafety::Never => false,
-                    }
+                let safe = match reason.retry() {
+                    RetrySafety::Always => true,
+                    RetrySafety::Idempotent => method.is_idempotent(),
+                    RetrySafety::Never => false,
+                };
+                told || (asked && safe)
             }
         }
+    }
+
+    fn wants_grpc(&self, status: u8) -> bool {
+        self.grpc && self.traffic.retry.grpc_statuses.contains(&status)
     }
 
     /// The wait before retry number `retry` (from 0): exponential with full jitter, so that
@@ -164,6 +191,7 @@ mod tests {
             attempts: 2,
             on: on.to_vec(),
             codes: codes.to_vec(),
+            grpc_statuses: Vec::new(),
             backoff_base_ms: 25,
             backoff_max_ms: 250,
         };
@@ -177,6 +205,7 @@ mod tests {
         let conditions = Conditions {
             traffic: &traffic,
             rule: None,
+            grpc: false,
         };
         for (reason, get, post) in [
             (Reason::ConnectFailed, true, true),
@@ -214,11 +243,56 @@ mod tests {
         };
         let wants = |traffic, rule, code| {
             let status = StatusCode::from_u16(code).expect("a status");
-            Conditions { traffic, rule }.wants(Outcome::Status(status), &Method::POST)
+            let grpc = false;
+            Conditions {
+                traffic,
+                rule,
+                grpc,
+            }
+            .wants(Outcome::Status(status), &Method::POST)
         };
         assert!(!wants(&plain, None, 503));
         assert!(wants(&asked, None, 503) && wants(&asked, None, 409) && !wants(&asked, None, 500));
         assert!(wants(&plain, Some(&rule), 500) && !wants(&plain, Some(&rule), 503));
+    }
+
+    #[test]
+    fn grpc_statuses_are_retried_when_asked_for() {
+        let mut traffic = traffic(&[], &[]);
+        traffic.retry.grpc_statuses = vec![4, 14];
+        traffic.retry.codes = vec![409];
+        let answered = |text: &[u8]| Outcome::answered(StatusCode::OK, Some(text));
+        for (outcome, grpc, other) in [
+            (answered(b"14"), true, false),
+            (answered(b"4"), true, false),
+            (answered(b"13"), false, false),
+            (answered(b"0"), false, false),
+            (answered(b"014x"), false, false),
+            (Outcome::answered(StatusCode::OK, None), false, false),
+            // Whoever answers so does not speak gRPC.
+            (
+                Outcome::answered(StatusCode::CONFLICT, Some(b"14")),
+                true,
+                true,
+            ),
+            (Outcome::Failed(Reason::Reset), true, false),
+            (Outcome::Failed(Reason::TryTimeout), true, false),
+            // The time is over, and nobody was asked.
+            (Outcome::Failed(Reason::RequestTimeout), false, false),
+            (Outcome::Failed(Reason::BadResponse), false, false),
+            (Outcome::Failed(Reason::NoEndpoint), false, false),
+            (Outcome::Failed(Reason::ClientGone), false, false),
+        ] {
+            for (is_grpc, wanted) in [(true, grpc), (false, other)] {
+                let conditions = Conditions {
+                    traffic: &traffic,
+                    rule: None,
+                    grpc: is_grpc,
+                };
+                let found = conditions.wants(outcome, &Method::POST);
+                assert_eq!(found, wanted, "{outcome:?}, gRPC: {is_grpc}");
+            }
+        }
     }
 
     #[test]
@@ -227,6 +301,7 @@ mod tests {
         let conditions = Conditions {
             traffic: &traffic,
             rule: None,
+            grpc: false,
         };
         for retry in 0..40 {
             assert!(conditions.backoff(retry) <= Duration::from_millis(250));
