@@ -2,10 +2,12 @@
 
 import json
 import re
+import signal
 
 import pytest
 
 from tests.e2e.http2_client import Http2
+from tests.e2e.http2_frames import Code, Kind
 from tests.e2e.mesh import HTTP, Namespace, Workload
 
 pytestmark = pytest.mark.e2e
@@ -73,3 +75,19 @@ def test_a_host_beside_another_authority_is_400(web: Workload) -> None:
     with Http2(web.proxy) as client:
         assert client.get("cart", "/x", host="other").status == 400
         assert client.get("cart", "/x", host="cart").status == 200
+
+
+def test_a_drain_says_so_and_open_streams_go_on_to_their_end(shop: Namespace) -> None:
+    leaver = shop.add("leaver")
+    shop.settle()
+    with Http2(leaver.proxy) as client:
+        slow = client.send("GET", "cart", "/do/slow/500", {})
+        assert client.get("cart", "/x").status == 200  # so the slow one was taken, too
+        leaver.sidecar.signal(signal.SIGTERM)
+        came = list(client.frames())
+
+    gone = [one for one in came if one.kind == Kind.GOAWAY]
+    assert {one.code for one in gone} == {Code.NO_ERROR}
+    assert int.from_bytes(gone[-1].payload[:4]) >= slow.number
+    assert (slow.status, slow.ended) == (200, True)
+    assert leaver.sidecar.wait() == 0

@@ -50,11 +50,19 @@ STREAM_HELD_MAX = 80 * KIB
 
 @pytest.fixture(scope="module")
 def web(shop: Namespace) -> Workload:
-    """A caller of `cart`, warm."""
+    """A caller of `cart`, warm; one connection's streams are not all that it may ask for."""
     shop.service("cart")
     web = shop.add("web")
     shop.add("cart-1", HTTP)
     shop.settle()
+    shop.apply(f"""
+        apiVersion: tulle.dev/v1alpha1
+        kind: BackendTrafficPolicy
+        metadata: {{name: cart}}
+        spec:
+          targetRefs: [{{name: cart}}]
+          limits: {{connections: {2 * STREAMS_MAX}, requests: {2 * STREAMS_MAX}}}
+    """)
     with Http2(web.proxy) as client:
         for _ in range(50):
             client.send("GET", "cart", f"/do/bytes/{MIB}", {})

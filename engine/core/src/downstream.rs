@@ -9,7 +9,7 @@ use http::StatusCode;
 use crate::head::{Length, ResponseHead};
 use crate::http1;
 use crate::http1::encode::{self, Asked};
-use crate::http2::{self, heads};
+use crate::http2::{self, heads, websocket};
 use crate::side::{Broken, Side};
 use crate::timer::{Deadline, micros, now_us};
 
@@ -196,6 +196,7 @@ impl<'a> Downstream<'a> {
                 let mut head = head.clone();
                 head.status = StatusCode::OK;
                 head.length = Length::Unknown;
+                head.fields.remove_name(websocket::ACCEPT.as_bytes());
                 self.respond(&head)
             }
         }

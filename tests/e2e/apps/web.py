@@ -45,6 +45,7 @@ class Request:
         split = urlsplit(self.target)
         self.path = split.path
         self.query = {key: values[0] for key, values in parse_qs(split.query).items()}
+        self.trailers: Headers = {}
         self.reader, self.writer = reader, writer
 
     async def body(self, told: Told) -> tuple[int, str]:
@@ -63,8 +64,9 @@ class Request:
             while size := int((await self.reader.readline()).split(b";")[0], 16):
                 yield await self.reader.readexactly(size)
                 await self.reader.readexactly(2)
-            while (await self.reader.readline()).strip():
-                pass
+            while line := (await self.reader.readline()).decode("latin-1").strip():
+                name, _, value = line.partition(":")
+                self.trailers[name.lower()] = value.strip()
         left = int(self.headers.get("content-length", 0))
         while left:
             chunk = await self.reader.read(min(left, 65536))
@@ -125,6 +127,7 @@ class Conversation:
             "fields": request.fields,
             "length": length,
             "sha256": digest,
+            "trailers": request.trailers,
         }
         body = b"" if request.method == "HEAD" else json.dumps(seen).encode()
         await self.answer(self.told.status or 200, body, "content-type: application/json")
@@ -229,6 +232,13 @@ class Conversation:
                     self.writer.write(b"%x\r\n%s\r\n" % (len(part), part))
                     await self.writer.drain()
         self.writer.write(b"0\r\n\r\n")
+
+    async def do_trailers(self, request: Request) -> None:
+        """Answer in chunks, with trailers."""
+        await request.body(self.told)
+        head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n"
+        self.writer.write(head.encode() + b"5\r\nhello\r\n0\r\nx-sum: 17\r\n\r\n")
+        await self.writer.drain()
 
     async def do_hold(self, request: Request) -> None:
         """Read the body only after the test has said so at `/do/become?read`."""

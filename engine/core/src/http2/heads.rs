@@ -3,8 +3,9 @@
 use h2::ext::Protocol;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 
+use super::websocket;
 use crate::error::{Error, Reason};
 use crate::fields::{Fields, Name};
 use crate::head::{Length, RequestHead, ResponseHead};
@@ -53,7 +54,8 @@ fn length(fields: &Fields, ended: bool) -> Length {
 }
 
 /// A request that came. An extended CONNECT (RFC 8441) is what a request for a switch of
-/// protocols is in HTTP/1.1, and is seen as such: GET with a protocol to switch to.
+/// protocols is in HTTP/1.1, and is seen as such: GET with a protocol to switch to, and a key for
+/// a WebSocket.
 ///
 /// # Errors
 /// [`Reason::BadRequest`] for a CONNECT to a host: there is no tunnel through a stream here.
@@ -67,6 +69,9 @@ pub fn request<B>(request: &Request<B>, ended: bool) -> Result<RequestHead, Erro
         }
         (method, _) => method.clone(),
     };
+    if protocol.is_some_and(|protocol| protocol.as_str().as_bytes() == websocket::PROTOCOL) {
+        fields.set(websocket::KEY.as_bytes(), websocket::key().as_bytes());
+    }
     let uri = request.uri();
     let authority = uri.authority();
     let authority = authority.map(|authority| fields.store(authority.as_str().as_bytes()));
@@ -102,6 +107,7 @@ pub fn to_request(head: &RequestHead, switch: Option<&[u8]>, fallback: &str) -> 
     *request.headers_mut() = header_map(&head.fields);
     if let Some(protocol) = switch.and_then(|protocol| std::str::from_utf8(protocol).ok()) {
         *request.method_mut() = Method::CONNECT;
+        request.headers_mut().remove(websocket::KEY);
         request.extensions_mut().insert(Protocol::from(protocol));
     }
     request
@@ -115,6 +121,37 @@ pub fn response<B>(response: &Response<B>, ended: bool) -> ResponseHead {
         phrase: None,
         length: length(&fields, ended),
         fields,
+    }
+}
+
+/// A switch of protocols that was asked for, and how HTTP/1.1 tells that it is made.
+#[derive(Debug)]
+pub struct Switch {
+    protocol: Vec<u8>,
+    accept: Option<String>,
+}
+
+impl Switch {
+    /// That of `head`, if it asks for one.
+    pub fn of(head: &RequestHead) -> Option<Switch> {
+        let protocol = head.protocol()?.to_vec();
+        let key = head.fields.get(websocket::KEY);
+        let accept = key.filter(|_| protocol.eq_ignore_ascii_case(websocket::PROTOCOL));
+        Some(Switch {
+            protocol,
+            accept: accept.map(|key| websocket::accept(key.as_bytes())),
+        })
+    }
+
+    /// `head`, a success on a stream, as the 101 that it is.
+    pub fn made(&self, mut head: ResponseHead) -> ResponseHead {
+        head.status = StatusCode::SWITCHING_PROTOCOLS;
+        head.fields.append(b"upgrade", &self.protocol);
+        if let Some(accept) = &self.accept {
+            head.fields
+                .set(websocket::ACCEPT.as_bytes(), accept.as_bytes());
+        }
+        head
     }
 }
 

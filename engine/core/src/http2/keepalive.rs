@@ -16,6 +16,7 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct KeepAlive {
     pings: Option<PingPong>,
     interval: Duration,
+    timeout: Duration,
     next: Deadline,
     waits: bool,
 }
@@ -26,6 +27,7 @@ impl KeepAlive {
         KeepAlive {
             pings,
             interval,
+            timeout: PING_TIMEOUT,
             next: Deadline::after(interval),
             waits: false,
         }
@@ -49,9 +51,60 @@ impl KeepAlive {
             }
             self.waits = busy && pings.send_ping(Ping::opaque()).is_ok();
             self.next = Deadline::after(match self.waits {
-                true => PING_TIMEOUT,
+                true => self.timeout,
                 false => self.interval,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::DuplexStream;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    /// Long enough for many pings, and for a machine that does other things.
+    const WHILE: Duration = Duration::from_secs(1);
+
+    /// Whether a client whose streams keep it `busy` finds its peer gone.
+    fn finds_gone(busy: bool, peer: impl AsyncFnOnce(DuplexStream) + 'static) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, async move {
+            let (ours, theirs) = tokio::io::duplex(4096);
+            tokio::task::spawn_local(async move { peer(theirs).await });
+            let (_sender, mut connection) =
+                h2::client::handshake(ours).await.expect("a connection");
+            let mut alive = KeepAlive::new(connection.ping_pong(), SHORT);
+            alive.timeout = 10 * SHORT;
+            let gone = std::future::poll_fn(|cx| {
+                assert!(Pin::new(&mut connection).poll(cx).is_pending());
+                alive.poll(cx, busy)
+            });
+            tokio::time::timeout(WHILE, gone).await.is_ok()
+        })
+    }
+
+    async fn silent(_held: DuplexStream) {
+        std::future::pending::<()>().await;
+    }
+
+    async fn answering(stream: DuplexStream) {
+        let mut connection = h2::server::handshake(stream).await.expect("a connection");
+        while connection.accept().await.is_some() {}
+    }
+
+    #[test]
+    fn a_peer_that_answers_no_ping_is_gone() {
+        assert!(finds_gone(true, silent));
+    }
+
+    #[test]
+    fn a_peer_that_answers_stays_and_so_does_one_that_is_not_asked() {
+        assert!(!finds_gone(true, answering));
+        assert!(!finds_gone(false, silent));
     }
 }

@@ -4,6 +4,7 @@
 pub mod heads;
 pub mod keepalive;
 pub mod stream;
+pub mod websocket;
 
 pub use stream::Stream;
 

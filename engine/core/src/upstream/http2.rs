@@ -19,11 +19,13 @@ use crate::head::{Length, RequestHead, ResponseHead};
 use crate::http1::HEAD_MAX;
 use crate::http2::keepalive::KeepAlive;
 use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, Stream, heads};
-use crate::timer::{micros, now_us};
+use crate::timer::{Deadline, micros, now_us};
 use crate::worker::Worker;
 
 /// Time between pings while requests are open.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Time between looks whether the settings of a new connection have come.
+const SETTINGS_LOOK: Duration = Duration::from_millis(5);
 
 type Slot = Rc<Mutex<Held>>;
 
@@ -45,8 +47,10 @@ struct Shared {
 }
 
 /// What a connection's task and its requests know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Life {
+    /// When it was opened.
+    since_us: u64,
     closed: Cell<bool>,
     streams: Cell<u32>,
 }
@@ -95,6 +99,7 @@ impl Connections {
 #[derive(Debug)]
 pub struct OnStream {
     response: ResponseFuture,
+    switch: Option<Box<heads::Switch>>,
     _counted: Counted,
     /// What goes and comes.
     pub stream: Stream,
@@ -122,11 +127,8 @@ pub async fn begin(
             }
             Err(error) => return Err(Error::new(Reason::Unsent, error.to_string())),
         };
-        if switch.is_some() && !sender.is_extended_connect_protocol_enabled() {
-            return Err(Error::new(
-                Reason::BadRequest,
-                "a service on HTTP/2 that cannot switch protocols",
-            ));
+        if switch.is_some() {
+            may_switch(&sender, &life, target).await?;
         }
         let request = heads::to_request(head, switch, &target.address.to_string());
         let ended = head.length == Length::None && switch.is_none();
@@ -138,6 +140,7 @@ pub async fn begin(
                 }
                 return Ok(OnStream {
                     response,
+                    switch: heads::Switch::of(head).map(Box::new),
                     _counted: Counted::begin(&life),
                     stream,
                 });
@@ -146,6 +149,24 @@ pub async fn begin(
             Err(_) => life.closed.set(true),
         }
     }
+}
+
+/// Wait until the peer has said that it takes an extended CONNECT; a new connection has yet to
+/// hear of it (RFC 8441 §3).
+async fn may_switch(
+    sender: &SendRequest<Bytes>,
+    life: &Life,
+    target: &Target,
+) -> Result<(), Error> {
+    let end_us = life.since_us + micros(target.connect_timeout);
+    while !sender.is_extended_connect_protocol_enabled() {
+        if now_us() >= end_us {
+            let detail = "a service on HTTP/2 that cannot switch protocols";
+            return Err(Error::new(Reason::BadRequest, detail));
+        }
+        Deadline::after(SETTINGS_LOOK).await;
+    }
+    Ok(())
 }
 
 impl OnStream {
@@ -162,7 +183,10 @@ impl OnStream {
         let ended = recv.is_end_stream();
         let head = heads::response(&http::Response::from_parts(parts, ()), ended);
         self.stream.receive(recv);
-        Poll::Ready(Ok(head))
+        Poll::Ready(Ok(match &self.switch {
+            Some(switch) if head.status.is_success() => switch.made(head),
+            _ => head,
+        }))
     }
 }
 
@@ -231,7 +255,11 @@ async fn open(worker: &Rc<Worker>, target: &Target) -> Result<Shared, Error> {
         .handshake(connected.stream)
         .await
         .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
-    let life = Rc::new(Life::default());
+    let life = Rc::new(Life {
+        since_us: now_us(),
+        closed: Cell::new(false),
+        streams: Cell::new(0),
+    });
     let lives = Rc::clone(&life);
     tokio::task::spawn_local(async move {
         let mut alive = KeepAlive::new(connection.ping_pong(), PING_INTERVAL);
