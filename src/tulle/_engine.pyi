@@ -16,7 +16,8 @@ class Engine:
     """The data plane of one workload, on threads of its own.
 
     Order of use: make it (listeners are bound, nothing is accepted), `join` or `set_identity`,
-    `apply` what is known already, `start`, then `next_event` until `drained`.
+    `apply` what is known already, `start`, then `next_event` until `drained`. Where an engine of
+    the same `state_dir` runs, its listeners are taken over; it goes on until this one is started.
     """
 
     def __new__(cls, settings: bytes) -> Engine:
@@ -62,6 +63,12 @@ class Engine:
 
     def resolve(self, request: bytes) -> bytes:
         """Return what would be done with a described request, step by step."""
+
+    def drain_inbound(self) -> None:
+        """Stop to take requests for the application; `inbound-drained` tells that none is left.
+
+        What the application calls is carried until `drain`.
+        """
 
     def drain(self) -> None:
         """Stop accepting and finish what is under way; the event `drained` tells the end."""

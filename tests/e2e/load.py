@@ -90,10 +90,17 @@ class Load:
         if app:
             self.result.apps[app] += 1
 
+    def _take_idle(self) -> Streams | None:
+        """Return a connection that the other side has not closed meanwhile."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
+
     async def _exchange(self) -> tuple[str, str]:
-        reader, writer = (
-            self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
-        )
+        reader, writer = self._take_idle() or await asyncio.open_connection(*self._address)
         try:
             writer.write(self._message)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -104,7 +111,10 @@ class Load:
         except BaseException:
             writer.close()
             raise
-        self._idle.append((reader, writer))
+        if headers.get("connection") == "close":
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
         reason = headers.get("x-tulle-reason")
         status = start.split(" ")[1]
         return f"{status} {reason}" if reason else status, headers.get("x-app", "")

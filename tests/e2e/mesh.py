@@ -131,6 +131,8 @@ class Workload:
         self.name = name
         self.sidecar = sidecar
         self.folder = folder
+        self.left: list[Process] = []
+        """Sidecars that were succeeded."""
         self._app = app
         self._addresses: dict[str, Any] | None = None
 
@@ -183,7 +185,7 @@ class Workload:
 
     def stop(self) -> None:
         """End both at once."""
-        for process in (self._app, self.sidecar):
+        for process in (self._app, self.sidecar, *self.left):
             if process is not None and process.running:
                 process.kill()
 
@@ -303,6 +305,20 @@ class Namespace:
         """Return the names of the workloads that take traffic of *service*."""
         record = self.mesh.plane.call("GET", f"/tulle/v1/records/endpoints/{self.name}/{service}")
         return [one["workload"].partition("/")[2] for one in record["endpoints"]]
+
+    def upgrade(self, workload: Workload) -> Process:
+        """Put a new sidecar in the place of the running one; return that one, which drains."""
+        settings = workload.folder / "settings.json"
+        command = self.mesh.command("sidecar", "--settings", str(settings))
+        first = workload.sidecar
+        workload.left.append(first)
+        workload.sidecar = Process(command, workload.folder / f"sidecar-after-{first.pid}.log")
+        eventually(
+            lambda: '"event":"serving"' in workload.sidecar.output or not workload.sidecar.running,
+            f"{workload.name} is taken over",
+        )
+        assert workload.sidecar.running, workload.sidecar.output
+        return first
 
     def drain(self, workload: Workload) -> int:
         """Ask a sidecar to end as an orchestrator would; return its exit code."""

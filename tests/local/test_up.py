@@ -129,6 +129,10 @@ def test_however_the_runner_ends_no_process_is_left(
 
 
 def test_what_cannot_run_is_named_with_what_to_do(project: Running, eventually: Eventually) -> None:
+    def failure(name: str) -> str | None:
+        found = project.status(name)
+        return found.reason if found.state == "failed" else None
+
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         project.up(
@@ -138,8 +142,8 @@ def test_what_cannot_run_is_named_with_what_to_do(project: Running, eventually: 
             "\n  crash: {command: 'echo the reason; exit 3', service: null}"
         )
 
-        missing = eventually(lambda: project.status("missing-1").reason, "missing has failed")
-        busy = eventually(lambda: project.status("busy-1").reason, "busy has failed")
+        missing = eventually(lambda: failure("missing-1"), "missing has failed")
+        busy = eventually(lambda: failure("busy-1"), "busy has failed")
 
     assert 'command "no-such-program" not found; install it' in missing
     assert "tulle.yaml:3" in missing
@@ -203,6 +207,64 @@ def test_a_restart_takes_one_replica_after_the_other_and_loses_no_call(
     assert after["hello-1"].ports == before["hello-1"].ports
     assert after["caller-1"].restarts == 0
     assert set(project.lines("caller")) == {"answered 200"}
+
+
+def test_new_sidecars_take_over_while_the_apps_go_on(
+    project: Running, eventually: Eventually
+) -> None:
+    before = project.up(HELLO + CALLER)
+    eventually(lambda: project.lines("caller"), "calls are answered")
+
+    replaced = remote.restart(project.home, ["hello", "caller"], sidecars=True)
+    assert replaced == ["hello-1", "hello-2", "caller-1"]
+    with pytest.raises(NotFound, match='no app "control-plane" is running'):
+        remote.restart(project.home, ["control-plane"], sidecars=True)
+
+    after = {one.name: one for one in remote.status(project.home)}
+    old = {one.sidecar_pid for one in before.values() if one.sidecar_pid}
+    assert not old & {one.sidecar_pid for one in after.values()}
+    assert {name: one.pid for name, one in after.items()} == {
+        name: one.pid for name, one in before.items()
+    }
+    seen = len(project.lines("caller"))
+    eventually(lambda: len(project.lines("caller")) > seen + 5, "calls go on")
+    eventually(lambda: not alive(list(old)), "the old sidecars have ended")
+    assert set(project.lines("caller")) == {"answered 200"}
+
+
+LAST_WORDS = """
+  hello: {command: python3 -m http.server $PORT --bind 127.0.0.1}
+  leaver: {command: python3 -u leaver.py, dependsOn: [hello]}
+"""
+
+LEAVER_PROGRAM = """
+import http.server, os, signal, sys, urllib.request
+def call(when):
+    print(when, urllib.request.urlopen('http://hello/', timeout=5).status)
+def leave(*_):
+    call('last')
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+call('first')
+place = ('127.0.0.1', int(os.environ['PORT']))
+http.server.HTTPServer(place, http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("end", ["restart", "down"])
+def test_an_app_can_call_from_its_first_moment_to_its_last(project: Running, end: str) -> None:
+    """Its sidecar serves before it starts, and ends after it."""
+    (project.folder / "leaver.py").write_text(LEAVER_PROGRAM)
+    project.up(LAST_WORDS)
+
+    if end == "restart":
+        assert remote.restart(project.home, ["leaver"]) == ["leaver-1"]
+    else:
+        assert remote.down(project.home)
+
+    calls = [line for line in project.lines("leaver") if line.startswith(("first", "last"))]
+    assert calls[:2] == ["first 200", "last 200"]
+    assert calls[2:] == (["first 200"] if end == "restart" else [])
 
 
 def test_a_killed_control_plane_comes_back_and_calls_go_on(

@@ -1,16 +1,17 @@
-"""Before the host runs: ports kept from the last run, and settings that cannot work."""
+"""Before the host runs: ports kept from the last run, whom it succeeds, and wrong settings."""
 
 import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tulle.errors import SettingsError
-from tulle.sidecar.launch import exec_host, host_command, keep_ports
+from tulle.sidecar.launch import exec_host, host_command, keep_ports, runs_already
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -110,3 +111,46 @@ def test_the_host_is_a_bare_interpreter(tmp_path: Path) -> None:
 
     assert command[:4] == [sys.executable, "-I", "-S", "-c"]
     assert f"'{tmp_path}/s.json', 5" in command[4]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Path]:
+    """The state folder of a sidecar that waits for a successor, and holds its ports."""
+    with socket.socket(socket.AF_UNIX) as meeting:
+        meeting.bind(str(tmp_path / "takeover.sock"))
+        meeting.listen()
+        yield tmp_path
+
+
+def test_a_successor_is_told_the_ports_that_the_running_one_holds(
+    running: Path, last_run: dict[str, str]
+) -> None:
+    given = settings()
+    port = int(last_run["inbound"].rpartition(":")[2])
+
+    with socket.create_server(("127.0.0.1", port)):
+        assert runs_already(running)
+        assert keep_ports(given, running, succeeds=True) == []
+
+    assert given["inbound"][0]["listen"] == last_run["inbound"]
+
+
+def test_what_a_dead_sidecar_has_left_is_nobody_to_succeed(running: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as meeting:
+        (running / "takeover.sock").unlink()
+        meeting.bind(str(running / "takeover.sock"))
+
+    assert not runs_already(running)
+
+
+@pytest.mark.parametrize("held", [{"intercept": {}}, {}], ids=["running", "wanted"])
+def test_interception_is_not_taken_over(running: Path, held: dict[str, Any]) -> None:
+    (running / "engine.json").write_text(json.dumps(held))
+    file = running / "settings.json"
+    wanted: dict[str, Any] = {} if held else {"transparent": {}}
+    file.write_text(
+        json.dumps({**settings(), "state_dir": str(running), "roots_pem_path": None, **wanted})
+    )
+
+    with pytest.raises(SettingsError, match="cannot be upgraded in place"):
+        exec_host(file)

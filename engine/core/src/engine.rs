@@ -1,36 +1,30 @@
 //! The data plane of one workload: bind, join, start, feed, drain, stop.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
 use crate::control::{self, ControlSettings, Host, Joined, Outgoing};
+use crate::dns;
+use crate::house::{self, House};
 use crate::inbound::App;
 use crate::intercept::{self, Way};
 use crate::listen::{self, Closing, Purpose};
 use crate::settings::{InboundSettings, InterceptSettings, OutboundSettings, Settings};
-use crate::shared::Shared;
+use crate::shared::{Shared, turns_true};
+use crate::sockets::{Held, Listeners, Sockets};
 use crate::tls::{Identity, SpiffeId};
 use crate::worker::Worker;
-use crate::{admin, dns, probe};
 
 /// Stack of a thread of ours; requests live on the heap.
 const STACK_BYTES: usize = 512 * 1024;
-/// How long new requests still come after draining was announced.
-const LAME_DUCK: Duration = Duration::from_millis(500);
-/// How often it is looked whether the last connection has closed.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
-/// How often idle services are looked for.
-const IDLE_CHECK: Duration = Duration::from_secs(30);
-
-/// A listener of each worker, and what it is for.
-type Listeners = Vec<Vec<(Purpose, std::net::TcpListener)>>;
 
 /// The data plane of one workload.
 #[derive(Debug)]
@@ -49,27 +43,10 @@ pub struct Engine {
 struct Ready {
     listeners: Listeners,
     dns: Vec<UdpSocket>,
-    admin: std::net::TcpListener,
+    admin: TcpListener,
+    held: Held,
+    predecessor: Option<UnixStream>,
     outgoing: mpsc::Receiver<Outgoing>,
-}
-
-/// The listeners while they are bound.
-struct Sockets(Listeners);
-
-impl Sockets {
-    fn new(workers: usize) -> Sockets {
-        Sockets((0..workers).map(|_| Vec::new()).collect())
-    }
-
-    /// Bind an address once per worker.
-    fn add(&mut self, purpose: &Purpose, address: SocketAddr) -> Result<SocketAddr, String> {
-        let bound = listen::bind(address, self.0.len())?;
-        let local = bound[0].local_addr().map_err(|error| error.to_string())?;
-        for (worker, listener) in self.0.iter_mut().zip(bound) {
-            worker.push((purpose.clone(), listener));
-        }
-        Ok(local)
-    }
 }
 
 fn bind_inbound<'a>(
@@ -108,7 +85,7 @@ fn bind_intercept(
     for address in &settings.dns {
         sockets.add(&Purpose::Intercepted(Way::Dns), *address)?;
     }
-    for (purpose, listener) in sockets.0.iter().flatten() {
+    for (purpose, listener) in sockets.listeners.iter().flatten() {
         if settings.tproxy && matches!(purpose, Purpose::Intercepted(Way::In)) {
             intercept::transparent(listener)
                 .map_err(|error| format!("settings: intercept: tproxy: {error}"))?;
@@ -132,7 +109,7 @@ impl Engine {
         let settings = Settings::parse(settings)?;
         let (shared, outgoing) = Shared::new(settings)?;
         let settings = &shared.settings;
-        let mut sockets = Sockets::new(settings.workers);
+        let mut sockets = Sockets::new(settings);
         let inbound = bind_inbound(settings, &mut sockets)?;
         let outbound = bind_outbound(&shared, &mut sockets)?;
         let proxy = match settings.proxy_listen {
@@ -143,8 +120,7 @@ impl Engine {
             Some(intercept) => bind_intercept(intercept, &mut sockets)?,
             None => Vec::new(),
         };
-        let mut admin = listen::bind(settings.admin_listen, 1)?;
-        let admin = admin.pop().ok_or("no admin listener")?;
+        let admin = sockets.admin(settings.admin_listen)?;
         let admin_address = admin.local_addr().map_err(|error| error.to_string())?;
         shared.set_admin(admin_address.to_string());
         let addresses = json!({
@@ -156,13 +132,19 @@ impl Engine {
         });
         let workload = describe(settings, &inbound);
         shared.set_description(workload.clone());
+        let predecessor = sockets.inherited.take().map(|inherited| {
+            shared.app_ready.fetch_or(inherited.app_ready, Relaxed);
+            inherited.predecessor
+        });
         Ok(Engine {
             workload,
             addresses,
             ready: Mutex::new(Some(Ready {
-                listeners: sockets.0,
+                listeners: sockets.listeners,
                 dns,
                 admin,
+                held: sockets.held,
+                predecessor,
                 outgoing,
             })),
             joined: Mutex::new(None),
@@ -220,6 +202,8 @@ impl Engine {
             listeners,
             mut dns,
             admin,
+            held,
+            predecessor,
             outgoing,
         } = lock(&self.ready)
             .take()
@@ -238,7 +222,14 @@ impl Engine {
             threads.push(spawn(format!("tulle-worker-{index}"), run)?);
         }
         let (shared, stopping) = (Arc::clone(&self.shared), self.stopping.subscribe());
-        let run = move || keep_house(shared, admin, control, outgoing, stopping);
+        let house = House {
+            admin,
+            held,
+            predecessor,
+            control,
+            outgoing,
+        };
+        let run = move || keep_house(shared, house, stopping);
         threads.push(spawn("tulle-control".to_owned(), run)?);
         Ok(())
     }
@@ -280,7 +271,13 @@ impl Engine {
 
     /// Begin to drain; the event `drained` says that nothing is open any more.
     pub fn drain(&self) {
-        self.shared.begin_drain();
+        self.shared.drain();
+    }
+
+    /// Drain what comes in alone; the event `inbound-drained` says that it has ended. The
+    /// application can call others until [`Engine::drain`].
+    pub fn drain_inbound(&self) {
+        self.shared.drain_inbound();
     }
 
     /// Stop all threads. Open connections break unless they were drained.
@@ -339,7 +336,7 @@ fn describe(settings: &Settings, inbound: &[(&InboundSettings, SocketAddr)]) -> 
 /// The life of a request thread.
 fn carry_traffic(
     shared: &Arc<Shared>,
-    listeners: Vec<(Purpose, std::net::TcpListener)>,
+    listeners: Vec<(Purpose, TcpListener)>,
     dns: Vec<UdpSocket>,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -355,26 +352,28 @@ fn carry_traffic(
         }
     };
     runtime.block_on(async {
-        let worker = Worker::new(Arc::clone(shared));
-        for (purpose, listener) in listeners {
-            tokio::task::spawn_local(listen::serve(worker.clone(), purpose, listener));
+        let accept = async {
+            let worker = Worker::new(Arc::clone(shared));
+            // With no record it would refuse whom it lets in as soon as it has read the disk.
+            turns_true(&shared.loaded).await;
+            for (purpose, listener) in listeners {
+                tokio::task::spawn_local(listen::serve(worker.clone(), purpose, listener));
+            }
+            for socket in dns {
+                tokio::task::spawn_local(dns::serve_udp(worker.clone(), socket));
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = accept => {}
+            // An error means that the engine is gone, which is a reason to stop, too.
+            _ = stopping.wait_for(|stopping| *stopping) => {}
         }
-        for socket in dns {
-            tokio::task::spawn_local(dns::serve_udp(worker.clone(), socket));
-        }
-        // An error means that the engine is gone, which is a reason to stop, too.
-        let _stopped = stopping.wait_for(|stopping| *stopping).await;
     });
 }
 
-/// The life of the thread for all that is no request: records, admin, probe, drain.
-fn keep_house(
-    shared: Arc<Shared>,
-    admin_listener: std::net::TcpListener,
-    control: Option<(ControlSettings, Identity)>,
-    outgoing: mpsc::Receiver<Outgoing>,
-    mut stopping: watch::Receiver<bool>,
-) {
+/// The life of the thread for all that is no request.
+fn keep_house(shared: Arc<Shared>, house: House, mut stopping: watch::Receiver<bool>) {
     let runtime = match Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -387,58 +386,9 @@ fn keep_house(
         }
     };
     runtime.block_on(async {
-        let administrate = async {
-            if let Ok(listener) = tokio::net::TcpListener::from_std(admin_listener) {
-                admin::serve(listener, Arc::clone(&shared) as Arc<dyn admin::Admin>).await;
-            }
-        };
-        let follow = async {
-            if let Some((settings, identity)) = control {
-                let host = Arc::clone(&shared) as Arc<dyn Host>;
-                control::run(host, settings, identity, outgoing).await;
-            }
-        };
-        let ask = async {
-            if let Some(probe) = shared.settings.probe.clone() {
-                probe::run(Arc::clone(&shared), probe).await;
-            }
-        };
-        let forget = async {
-            loop {
-                tokio::time::sleep(IDLE_CHECK).await;
-                shared.drop_idle_services();
-            }
-        };
-        let all = async { tokio::join!(administrate, follow, ask, forget, drain(&shared)) };
         tokio::select! {
-            _ = all => {}
+            () = house::keep(shared, house) => {}
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
     });
-}
-
-/// Once draining was announced: let new requests run out, close, and wait for the open ones.
-async fn drain(shared: &Arc<Shared>) {
-    if shared
-        .draining
-        .subscribe()
-        .wait_for(|draining| *draining)
-        .await
-        .is_err()
-    {
-        return;
-    }
-    tokio::time::sleep(LAME_DUCK).await;
-    let end = Instant::now() + Duration::from_secs(shared.settings.drain_seconds);
-    for (closing, open) in [
-        (Closing::Inbound, &shared.inbound_connections),
-        (Closing::All, &shared.metrics.connections),
-    ] {
-        shared.closing.send_replace(closing);
-        while open.load(Relaxed) > 0 && Instant::now() < end {
-            tokio::time::sleep(DRAIN_CHECK).await;
-        }
-    }
-    let open = shared.metrics.connections.load(Relaxed);
-    shared.event(json!({"event": "drained", "open": open}));
 }

@@ -152,6 +152,6 @@ impl Admin for Shared {
     }
 
     fn drain(&self) {
-        self.begin_drain();
+        self.drain();
     }
 }

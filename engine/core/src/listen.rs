@@ -1,13 +1,10 @@
 //! Listeners and what becomes of an accepted connection: bytes, HTTP/1.1 or HTTP/2.
 
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -30,8 +27,7 @@ pub const CONNECTIONS_MAX: i64 = 16_384;
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Pause after an accept failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
+
 /// What a listener is for.
 #[derive(Clone, Debug)]
 pub enum Purpose {
@@ -45,38 +41,14 @@ pub enum Purpose {
     Intercepted(Way),
 }
 
-/// Bind `address` once per worker thread; the kernel spreads connections over them.
-///
-/// # Errors
-/// The address is in use or may not be bound; the message names it.
-pub fn bind(address: SocketAddr, workers: usize) -> Result<Vec<std::net::TcpListener>, String> {
-    let mut bound = Vec::with_capacity(workers);
-    let mut exact = address;
-    for _ in 0..workers {
-        let listener = bind_one(exact, workers > 1)
-            .map_err(|error| format!("cannot listen on {exact}: {error}"))?;
-        exact = listener
-            .local_addr()
-            .map_err(|error| format!("{exact}: {error}"))?;
-        bound.push(listener);
+impl Purpose {
+    /// When what came by it ends.
+    pub(crate) fn closes(&self) -> Closing {
+        match self {
+            Purpose::Inbound(_) | Purpose::Intercepted(Way::In) => Closing::Inbound,
+            Purpose::Proxy | Purpose::Service(..) | Purpose::Intercepted(_) => Closing::All,
+        }
     }
-    Ok(bound)
-}
-
-fn bind_one(address: SocketAddr, share: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(SocketProtocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if share {
-        socket.set_reuse_port(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// Accept until the sidecar closes.
@@ -84,15 +56,12 @@ pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::Tcp
     let Ok(listener) = TcpListener::from_std(listener) else {
         return;
     };
-    let closes = match purpose {
-        Purpose::Inbound(_) | Purpose::Intercepted(Way::In) => Closing::Inbound,
-        Purpose::Proxy | Purpose::Service(..) | Purpose::Intercepted(_) => Closing::All,
-    };
+    let closes = purpose.closes();
     let mut closing = worker.shared.closing.subscribe();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = closed(&mut closing, closes) => return,
+            () = ended(&mut closing, closes) => return,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -112,6 +81,8 @@ pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::Tcp
 pub enum Closing {
     /// It is open.
     Nothing,
+    /// A successor accepts in its place; what is open goes on.
+    HandedOver,
     /// Connections of other sidecars end.
     Inbound,
     /// Those of the application, too.
@@ -147,6 +118,12 @@ impl Drop for Open {
             shared.inbound_connections.fetch_sub(1, Relaxed);
         }
     }
+}
+
+/// When nothing more is to be accepted that ends with `closes`.
+async fn ended(closing: &mut watch::Receiver<Closing>, closes: Closing) {
+    let ends = |now: &Closing| *now >= closes || *now == Closing::HandedOver;
+    let _ended = closing.wait_for(ends).await;
 }
 
 /// When the sidecar has closed as far as `closes`; at once, if it is gone.

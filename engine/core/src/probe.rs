@@ -24,7 +24,7 @@ const FAILURES: u32 = 3;
 
 /// Probe for ever.
 pub async fn run(shared: Arc<Shared>, probe: Probe) {
-    let mut ready = false;
+    let mut ready = shared.is_app_ready();
     let mut failures = 0;
     loop {
         let passed = timeout(LIMIT, passes(&shared, &probe))

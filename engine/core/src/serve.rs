@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -140,7 +141,9 @@ pub async fn http1(
             }
             continue;
         }
-        let last = closing() || expires_us.is_some_and(|end| now_us() >= end);
+        let last = closing()
+            || worker.shared.leaving.load(Relaxed)
+            || expires_us.is_some_and(|end| now_us() >= end);
         let asked = encode::Asked {
             head: head.method == Method::HEAD,
             old: head.version == http::Version::HTTP_10,
@@ -263,9 +266,7 @@ async fn tunnel(
     let authority = head.authority().unwrap_or_default();
     let found = async {
         let (service, port) = discover::by_host(worker, authority)?;
-        service
-            .last_used_s
-            .store(now_s(), std::sync::atomic::Ordering::Relaxed);
+        service.last_used_s.store(now_s(), Relaxed);
         let plan = discover::plan(worker, &service).await?;
         let spoken = discover::port(&service, &plan, port)?;
         // Who asks for a tunnel to what nobody declared gets one of bytes.

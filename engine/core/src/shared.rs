@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::watch;
 
 use crate::control::{Host, Outgoing};
 use crate::listen::Closing;
@@ -57,16 +58,22 @@ pub struct Shared {
     records: Mutex<BTreeMap<String, String>>,
     outgoing: mpsc::Sender<Outgoing>,
     pub(crate) events: (Mutex<VecDeque<Value>>, Condvar),
-    app_ready: AtomicBool,
+    pub(crate) app_ready: AtomicBool,
     /// Whether the workload's own record is in force; until then nobody is let in.
     pub has_inbound: AtomicBool,
     pub(crate) connected: AtomicBool,
     /// Turns true once, when draining begins.
     pub draining: watch::Sender<bool>,
+    /// Turns true once, when the application is not waited for any more.
+    pub ending: watch::Sender<bool>,
     /// Which open connections should end.
     pub closing: watch::Sender<Closing>,
     /// Questions of DNS that are being answered.
     pub dns_queries: Arc<AtomicU32>,
+    /// Whether the next request of an HTTP/1.1 connection is its last, and its response says so.
+    pub leaving: AtomicBool,
+    /// Turns true once, when what was kept on disk is in force: before, nothing is accepted.
+    pub loaded: watch::Sender<bool>,
     /// Those among the open connections that came from other sidecars.
     pub inbound_connections: AtomicI64,
     pub(crate) admin: std::sync::OnceLock<String>,
@@ -119,8 +126,11 @@ impl Shared {
             has_inbound: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             draining: watch::Sender::new(false),
+            ending: watch::Sender::new(false),
             closing: watch::Sender::new(Closing::Nothing),
             dns_queries: Arc::default(),
+            leaving: AtomicBool::new(false),
+            loaded: watch::Sender::new(false),
             inbound_connections: AtomicI64::new(0),
             admin: std::sync::OnceLock::new(),
             description: std::sync::OnceLock::new(),
@@ -158,7 +168,8 @@ impl Shared {
 
     /// Hand a message to the record stream; it is lost when the stream is far behind.
     pub fn tell(&self, message: Outgoing) {
-        if self.settings.control.is_some() && self.outgoing.try_send(message).is_err() {
+        let told = self.outgoing.try_send(message);
+        if self.settings.control.is_some() && matches!(told, Err(TrySendError::Full(_))) {
             self.event(json!({"event": "overloaded", "what": "record stream"}));
         }
     }
@@ -201,6 +212,11 @@ impl Shared {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the application was found ready.
+    pub fn is_app_ready(&self) -> bool {
+        self.app_ready.load(Relaxed)
+    }
+
     /// Whether the probe found the application ready.
     pub fn set_app_ready(&self, ready: bool) {
         if self.app_ready.swap(ready, Relaxed) != ready {
@@ -228,8 +244,16 @@ impl Shared {
             && !*self.draining.borrow()
     }
 
-    /// Begin to drain: the control plane is told, traffic still flows.
-    pub fn begin_drain(&self) {
+    /// Drain what comes in; then, what the application calls.
+    pub fn drain(&self) {
+        self.ending.send_replace(true);
+        self.drain_inbound();
+    }
+
+    /// Drain what comes in: the control plane is told, traffic still flows. What the application
+    /// calls is served until [`Shared::drain`].
+    pub fn drain_inbound(&self) {
+        self.leaving.store(true, Relaxed);
         if !self.draining.send_replace(true) {
             self.status_changed();
         }
@@ -360,6 +384,12 @@ impl Shared {
             }
         }
     }
+}
+
+/// When `flag` is true.
+pub(crate) async fn turns_true(flag: &watch::Sender<bool>) {
+    // Whoever waits has the sender, so it cannot be gone.
+    let _true = flag.subscribe().wait_for(|now| *now).await.is_ok();
 }
 
 /// The name a record must be sent under.

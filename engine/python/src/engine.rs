@@ -80,6 +80,10 @@ impl Engine {
         PyBytes::new(py, &py.detach(|| self.inner.resolve(request)))
     }
 
+    fn drain_inbound(&self, py: Python<'_>) {
+        py.detach(|| self.inner.drain_inbound());
+    }
+
     fn drain(&self, py: Python<'_>) {
         py.detach(|| self.inner.drain());
     }

@@ -30,14 +30,17 @@ def status(home: Path) -> list[AppStatus]:
     return [AppStatus.from_json(one) for one in answer["apps"]]
 
 
-def restart(home: Path, names: Sequence[str]) -> list[str]:
+def restart(home: Path, names: Sequence[str], *, sidecars: bool = False) -> list[str]:
     """Restart apps or replicas, one replica after the other; return their names.
+
+    *sidecars*: put a new sidecar beside each instead, and let the app run.
 
     Raises:
         Unreachable: nothing runs here.
         NotFound: there is no app or replica of a name.
+        TulleError: a new sidecar failed; the old one goes on.
     """
-    request = {"op": "restart", "names": list(names)}
+    request = {"op": "restart", "names": list(names), "sidecars": sidecars}
     restarted: list[str] = _ask(Home(home).runner_socket, request, RESTART_SECONDS)["restarted"]
     return restarted
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tulle
-from tulle.errors import TulleError
+from tulle.errors import StartError, TulleError
 from tulle.local.backoff import Backoff
 from tulle.local.child import Child, Launch, start
 from tulle.local.output import LogFile
@@ -26,10 +27,13 @@ BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.launch import 
 
 STOP_SECONDS = DRAIN_SECONDS + 2.0
 
+UPGRADE_SECONDS = 30.0
+"""How long a new process may take until it serves; the old one serves meanwhile."""
+
 Event = Mapping[str, Any]
 
 
-def host_command(settings: Path, token_fd: int) -> list[str]:
+def host_command(settings: Path, token_fd: int | None) -> list[str]:
     """Return the command line of a sidecar: a bare interpreter, without the CLI before it."""
     boot = BOOT.format(root=ROOT, args=f"{str(settings)!r}, {token_fd}")
     return [sys.executable, "-I", "-S", "-c", boot]
@@ -65,6 +69,10 @@ class Sidecar:
         self.wanted.set()
         self.listening = asyncio.Event()
         self.joined = asyncio.Event()
+        self.serving = asyncio.Event()
+        """Set while it accepts connections, and shall."""
+        self.quiet = asyncio.Event()
+        """Set when nothing comes in any more."""
         self.addresses: dict[str, Any] = {}
         self.child: Child | None = None
         self.error: str | None = None
@@ -73,6 +81,8 @@ class Sidecar:
         self._on_event = on_event
         self._has_joined = False
         self._asked = False
+        self._left: list[Child] = []
+        """Processes that were succeeded, and drain."""
         self._listen: dict[str, int] = {}
         self._log = LogFile(mesh.home.logs / f"{replica.name}.sidecar.log")
 
@@ -85,18 +95,19 @@ class Sidecar:
             self._write_settings()
             reader, writer = os.pipe()
             try:
-                self.child = start(self._launch(reader), self._on_line)
+                self.child = self._start(reader)
             finally:
                 os.close(reader)
             token = asyncio.ensure_future(self._hand_token(writer))
             try:
-                code = await self.child.wait()
+                code = await self._last_code()
             finally:
                 token.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await token
             self.listening.clear()
             self.joined.clear()
+            self.serving.clear()
             self._move_busy_ports()
             if self._asked:
                 self._asked = False
@@ -106,27 +117,84 @@ class Sidecar:
             self._on_event({"event": "sidecar-ended", "error": reason})
             await asyncio.sleep(backoff.next_delay(time.monotonic() - began))
 
+    async def upgrade(self) -> None:
+        """Start a new process that takes over from the running one, which drains and ends.
+
+        Raises:
+            StartError: there is none, or the new one did not come to serve; the old one goes on.
+        """
+        name, old = self._replica.name, self.child
+        if old is None or not self.serving.is_set():
+            raise StartError(f"{name}: its sidecar does not serve yet; see: tulle ps")
+        self.serving.clear()
+        self.error = None
+        new = self._start(None)
+        serves = asyncio.ensure_future(self.serving.wait())
+        ended = asyncio.ensure_future(new.wait())
+        try:
+            async with asyncio.timeout(UPGRADE_SECONDS):
+                await asyncio.wait((serves, ended), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            self.error = f"it did not serve within {UPGRADE_SECONDS:.0f} s"
+        finally:
+            serves.cancel()
+            ended.cancel()
+        if self.serving.is_set():
+            self.child = new
+            self._left = [*(one for one in self._left if one.running), old]
+            return
+        await new.stop(0)
+        if old.running:
+            self.serving.set()
+        raise StartError(f"{name}: the new sidecar failed, the old one goes on: {self.error}")
+
+    async def drain_inbound(self) -> None:
+        """Let what others ask of the app end; the app can still call, but starts with the next."""
+        if self.child is None or not self.serving.is_set():
+            return
+        self.serving.clear()
+        self.quiet.clear()
+        self.child.signal(signal.SIGUSR1)
+        quiet = asyncio.ensure_future(self.quiet.wait())
+        ended = asyncio.ensure_future(self.child.wait())
+        await asyncio.wait(
+            (quiet, ended), timeout=STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        quiet.cancel()
+        ended.cancel()
+
     async def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         """Let it drain and end; kill it after the grace. `keep` starts another one."""
-        if self.child is not None and self.child.running:
+        children = [one for one in (self.child, *self._left) if one is not None and one.running]
+        if children:
             self._asked = True
-            await self.child.stop(grace_seconds)
+            await asyncio.gather(*(one.stop(grace_seconds) for one in children))
 
     def close(self) -> None:
         """Close the log."""
         self._log.close()
 
-    def _launch(self, reader: int) -> Launch:
+    def _start(self, reader: int | None) -> Child:
         name = f"{self._replica.name}.sidecar"
         settings = self._mesh.home.sidecar(self._replica.name) / "settings.json"
-        return Launch(
+        launch = Launch(
             name=name,
             command=host_command(settings, reader),
             environment=dict(os.environ),
             directory=self._mesh.home.directory,
             run=self._mesh.run,
-            pass_fds=(reader,),
+            pass_fds=() if reader is None else (reader,),
         )
+        return start(launch, self._on_line)
+
+    async def _last_code(self) -> int:
+        """Return how the process ended that nobody has succeeded."""
+        while True:
+            child = self.child
+            assert child is not None  # noqa: S101  # `keep` has started it
+            code = await child.wait()
+            if child is self.child:
+                return code
 
     def _write_settings(self) -> None:
         names = ["proxy", "admin", *(f"outbound/{n}" for n in range(len(self._replica.outbound)))]
@@ -185,6 +253,10 @@ class Sidecar:
                 self._has_joined = True
                 self.error = None
                 self.joined.set()
+            case "serving":
+                self.serving.set()
+            case "inbound-drained":
+                self.quiet.set()
             case "failed":
                 self.error = event["error"]
         self._on_event(event)

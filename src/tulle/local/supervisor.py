@@ -180,18 +180,27 @@ class Supervisor:
         """Return the state of everything, the control plane first."""
         return [self.control.status(), *(unit.status() for unit in self.units)]
 
-    async def restart(self, names: Sequence[str]) -> list[str]:
+    async def restart(self, names: Sequence[str], *, sidecars: bool = False) -> list[str]:
         """Restart apps or replicas, one replica after the other; return what was restarted.
+
+        *sidecars*: put a new sidecar beside each instead, and let the app run.
 
         Raises:
             NotFound: there is no app or replica of a name; nothing was restarted.
+            StartError: a new sidecar failed; the old one goes on, and later ones were not tried.
         """
         chosen = [unit for unit in self.units if {unit.name, unit.replica.app} & set(names)]
         known = {name for unit in self.units for name in (unit.name, unit.replica.app)}
+        if not sidecars:
+            known.add(CONTROL_PLANE)
         for name in names:
-            if name not in known and name != CONTROL_PLANE:
+            if name not in known:
                 hint = suggest(name, sorted(known)) or "see: tulle ps"
                 raise NotFound(f'no app "{name}" is running; {hint}')
+        if sidecars:
+            for unit in chosen:
+                await unit.sidecar.upgrade()
+            return [unit.name for unit in chosen]
         if CONTROL_PLANE in names:
             await self.control.restart()
         for unit in chosen:
@@ -206,7 +215,8 @@ class Supervisor:
             case "status":
                 return {"apps": [status.to_json() for status in self.statuses()]}
             case "restart":
-                return {"restarted": await self.restart(request["names"])}
+                names, sidecars = request["names"], request["sidecars"]
+                return {"restarted": await self.restart(names, sidecars=sidecars)}
             case "down":
                 self.ask_to_stop()
                 return {}

@@ -79,14 +79,12 @@ class Unit:
 
     async def keep_app(self) -> None:
         """Run the program until cancelled, or until it ends in a way that is not restarted."""
-        await self.sidecar.listening.wait()
-        if self.replica.outbound or self._around.in_terminal:
-            self._to("waiting", "its sidecar to join")
-            await self.sidecar.joined.wait()
-            await self._around.wait_for_dependencies(self.replica.app)
+        self._to("waiting", "for its sidecar")
+        await self.sidecar.serving.wait()
+        await self._around.wait_for_dependencies(self.replica.app)
         backoff = Backoff()
         while True:
-            await self.sidecar.listening.wait()
+            await self.sidecar.serving.wait()
             began = time.monotonic()
             try:
                 await self._await_port()
@@ -130,11 +128,12 @@ class Unit:
         self._probed_ready = False
         self.ready.clear()
         self.sidecar.wanted.clear()  # a new one would find the old program ready
-        await self.sidecar.stop()  # it drains: new requests go to other replicas
+        await self.sidecar.drain_inbound()  # new requests go to other replicas
         if was_running:
             await self.stop_app()
         else:
             self._again.set()
+        await self.sidecar.stop()
         self.sidecar.wanted.set()
 
     def wait_for(self, service: str) -> None:

@@ -1,5 +1,8 @@
 """From a settings file to a running host: ports kept from the last run, then a lean interpreter.
 
+A second start with the same state directory is an upgrade: the engine takes the listening sockets
+over from the process that runs, which drains and ends.
+
 The host must not hold what its preparation needed, so the preparation replaces its own process:
 `python -I -S`, no site packages, one folder on the path beside the standard library.
 """
@@ -17,6 +20,8 @@ from tulle.sidecar import intercept
 
 ENGINE_FILE = "engine.json"
 SIDECAR_FILE = "sidecar.json"
+TAKEOVER_FILE = "takeover.sock"
+"""Where a running engine hands its sockets to a successor."""
 ENVIRONMENT = {"MIMALLOC_ALLOW_THP": "0"}
 """A huge page is resident whole, and an idle sidecar would need three: 9 of 23 MiB."""
 BOOT = "import sys; sys.path.append({root!r}); from {module} import main; main({arguments})"
@@ -25,12 +30,12 @@ ROOT = str(Path(__file__).parents[2])
 
 def host_command(settings: Path, token_fd: int | None) -> list[str]:
     """Return the command line of a sidecar process for *settings*."""
-    boot = BOOT.format(
-        root=ROOT,
-        module="tulle.sidecar.launch",
-        arguments=f"{str(settings)!r}, {token_fd}",
-    )
-    return [sys.executable, "-I", "-S", "-c", boot]
+    return [sys.executable, "-I", "-S", "-c", _launcher(settings, token_fd)]
+
+
+def _launcher(settings: Path, token_fd: int | None) -> str:
+    arguments = f"{str(settings.absolute())!r}, {token_fd}"
+    return BOOT.format(root=ROOT, module="tulle.sidecar.launch", arguments=arguments)
 
 
 def exec_host(
@@ -42,8 +47,9 @@ def exec_host(
     """Replace this process by the host of *settings*.
 
     The token comes from the inherited descriptor *token_fd* or from *token_file*; without either
-    the sidecar starts with the identity it has kept. *transparent* takes the place of what the
-    settings say of interception, fields as `intercept.wanted` reads them.
+    the sidecar starts with the identity it has kept. Where a sidecar of the same state directory
+    runs already, it takes that one's place. *transparent* takes the place of what the settings
+    say of interception, fields as `intercept.wanted` reads them.
 
     Raises:
         SettingsError: a file cannot be read, or the settings lack what every sidecar needs.
@@ -57,14 +63,20 @@ def exec_host(
         written = given.pop("transparent", None)
         transparent = written if transparent is None else transparent
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for change in keep_ports(given, state_dir):
+        succeeds = runs_already(state_dir)
+        engine_file = state_dir / ENGINE_FILE
+        if succeeds and (transparent is not None or _intercepts(engine_file)):
+            raise SettingsError(
+                f'"{settings}": a sidecar that intercepts traffic runs already, and cannot be '
+                "upgraded in place; end it first"
+            )
+        for change in keep_ports(given, state_dir, succeeds=succeeds):
             sys.stdout.write(f"{json.dumps(change)}\n")
         intercept.remove_leftover()
         command: tuple[str, ...] = ()
         if transparent is not None:
             given["intercept"] = intercept.prepare(transparent, state_dir)
             command = intercept_command(state_dir)
-        engine_file = state_dir / ENGINE_FILE
         engine_file.write_text(json.dumps(given))
     except (OSError, ValueError) as error:
         raise SettingsError(f'"{settings}": {error}') from None
@@ -79,7 +91,8 @@ def exec_host(
     boot = BOOT.format(
         root=ROOT,
         module="tulle.sidecar.host",
-        arguments=f"{str(engine_file)!r}, {str(state_dir)!r}, {roots or ''!r}, {token}, {command}",
+        arguments=f"{str(engine_file)!r}, {str(state_dir)!r}, {roots or ''!r}, {token}, {command}, "
+        f"{_launcher(settings, None)!r}, succeeds={succeeds}",
     )
     os.execve(  # noqa: S606
         sys.executable, [sys.executable, "-I", "-S", "-c", boot], os.environ | ENVIRONMENT
@@ -103,10 +116,32 @@ def main(settings: str, token_fd: int | None) -> None:
         sys.exit(1)
 
 
-def keep_ports(settings: dict[str, Any], state_dir: Path) -> list[dict[str, Any]]:
+def _intercepts(engine_file: Path) -> bool:
+    """Tell whether the sidecar that was started with this file intercepts traffic."""
+    return "intercept" in json.loads(engine_file.read_bytes())
+
+
+def runs_already(state_dir: Path) -> bool:
+    """Tell whether a sidecar of this state directory runs, and can be succeeded."""
+    # By way of the open directory: its path may be longer than an address of a Unix socket.
+    directory = os.open(state_dir, os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(f"/proc/self/fd/{directory}/{TAKEOVER_FILE}")
+    except OSError:
+        return False
+    finally:
+        os.close(directory)
+    return True
+
+
+def keep_ports(
+    settings: dict[str, Any], state_dir: Path, *, succeeds: bool = False
+) -> list[dict[str, Any]]:
     """Put the ports of the last run where *settings* leave the choice to the system.
 
-    Return an event for each that somebody else holds by now.
+    *succeeds*: the last run still has them, and hands them over. Return an event for each that
+    somebody else holds by now.
     """
     try:
         last = json.loads((state_dir / SIDECAR_FILE).read_bytes())["addresses"]
@@ -128,7 +163,7 @@ def keep_ports(settings: dict[str, Any], state_dir: Path) -> list[dict[str, Any]
         wanted = holder[field]
         if address is None or wanted is None or not wanted.endswith(":0"):
             continue
-        if _is_free(address):
+        if succeeds or _is_free(address):
             holder[field] = address
         else:
             changes.append({"event": "port-changed", "listener": listener, "was": address})

@@ -111,6 +111,11 @@ impl Cache {
         }
     }
 
+    /// Whether changes wait.
+    pub(super) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Writes some of what waits. What fails stays, to be tried at the next call.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let Some(dir) = &self.dir else {
@@ -140,7 +145,7 @@ impl Cache {
 /// However the control thread ends, what it held is there at the next start.
 impl Drop for Cache {
     fn drop(&mut self) {
-        while !self.waiting.is_empty() && self.flush().is_ok() {}
+        while self.waits() && self.flush().is_ok() {}
     }
 }
 

@@ -145,6 +145,12 @@ impl Holdings {
                 self.encode(Kind::Unsubscribe, &json!({"name": name}))
             }
             Outgoing::Status => self.status(),
+            Outgoing::Flush(done) => {
+                // What fails is tried, and reported, again with the next flush.
+                while self.cache.flush().is_ok() && self.cache.waits() {}
+                done.notify_one();
+                None
+            }
             Outgoing::Tap { id, entry } => {
                 self.taps.contains(&id).then_some(())?;
                 self.encode_with(Kind::TapEntry, id, "entry", &entry)

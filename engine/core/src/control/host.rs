@@ -1,6 +1,9 @@
 //! What the record stream needs from the engine.
 
+use std::sync::Arc;
+
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::tls::Identity;
 
@@ -55,7 +58,7 @@ pub trait Host: Send + Sync {
 /// What the engine has to say to the control plane.
 ///
 /// Without a stream, subscriptions are kept for the next one, and the rest is dropped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Outgoing {
     /// A record is needed.
     Subscribe(String),
@@ -63,6 +66,8 @@ pub enum Outgoing {
     Unsubscribe(String),
     /// [`Host::status`] changed.
     Status,
+    /// Not for the control plane: what is in force goes to the disk now, and then this is notified.
+    Flush(Arc<Notify>),
     /// A request that a tap saw, JSON; dropped when the stream is slow.
     Tap {
         /// The tap.

@@ -22,7 +22,7 @@ mod link;
 mod renew;
 mod stream;
 #[cfg(test)]
-mod test_dir;
+pub(crate) mod test_dir;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl Default for Timing {
 /// Talks to the control plane until the senders of `outgoing` are gone.
 ///
 /// It runs on a current-thread runtime with I/O and time enabled. Records kept on disk are
-/// applied before the first attempt to connect.
+/// applied, then `serve` is awaited, and then is the first attempt to connect.
 ///
 /// Events for the host process, besides what [`Host`] hears directly: `connected`,
 /// `disconnected` (once per outage, with `reason`), `renewed` (`not_after`, Unix seconds),
@@ -111,8 +111,9 @@ pub async fn run(
     settings: ControlSettings,
     identity: Identity,
     outgoing: mpsc::Receiver<Outgoing>,
+    serve: impl Future<Output = ()>,
 ) {
     LocalSet::new()
-        .run_until(stream::run(host, settings, identity, outgoing))
+        .run_until(stream::run(host, settings, identity, outgoing, serve))
         .await;
 }

@@ -57,6 +57,7 @@ pub(super) async fn run(
     settings: ControlSettings,
     identity: Identity,
     outgoing: mpsc::Receiver<Outgoing>,
+    serve: impl Future<Output = ()>,
 ) {
     let cache = Cache::open(settings.state_dir.as_deref()).unwrap_or_else(|error| {
         host.event(json!({"event": "cache", "error": error.to_string()}));
@@ -66,7 +67,7 @@ pub(super) async fn run(
         Ok(keyring) => Rc::new(keyring),
         Err(error) => {
             host.event(json!({"event": "disconnected", "reason": error.to_string()}));
-            return;
+            return serve.await;
         }
     };
     let renewal = tokio::task::spawn_local(renew::keep_fresh(keyring.clone()));
@@ -79,7 +80,9 @@ pub(super) async fn run(
         up_since: None,
         told_expired: false,
     };
-    client.run().await;
+    if client.meanwhile(serve).await.is_some() {
+        client.run().await;
+    }
     renewal.abort();
 }
 

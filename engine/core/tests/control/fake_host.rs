@@ -151,7 +151,7 @@ impl Sidecar {
                 .enable_time()
                 .build()
                 .unwrap();
-            runtime.block_on(control::run(running, settings, identity, queue));
+            runtime.block_on(control::run(running, settings, identity, queue, async {}));
         });
         Self {
             host,

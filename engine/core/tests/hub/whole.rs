@@ -99,7 +99,8 @@ async fn a_sidecar_joins_follows_its_records_and_resumes_without_payload() {
     let identity = joined(&mesh).await;
     let kept = Arc::new(Kept::default());
     let (_outgoing, said) = mpsc::channel::<Outgoing>(8);
-    tokio::task::spawn_local(run(kept.clone(), settings(&mesh), identity, said));
+    let following = run(kept.clone(), settings(&mesh), identity, said, async {});
+    tokio::task::spawn_local(following);
 
     let connected = mesh.event_in_time("connected").await;
     assert_eq!(connected["identity"], CART);

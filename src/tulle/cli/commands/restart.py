@@ -10,13 +10,17 @@ from tulle.cli.home import home
     epilog="Example: tulle restart cart",
 )
 @click.argument("names", nargs=-1, required=True)
-def command(names: tuple[str, ...]) -> None:
+@click.option(
+    "--sidecars", is_flag=True, help="Replace the sidecars alone, without a refused connection."
+)
+def command(names: tuple[str, ...], *, sidecars: bool) -> None:
     """Restart NAMES: apps, single replicas such as cart-1, or control-plane.
 
     The replicas of an app are restarted one after another, each drained first,
-    and their names are printed.
+    and their names are printed. With --sidecars the apps go on, and a new
+    process takes over from each sidecar: use it after an upgrade of Tulle.
     """
     from tulle.local import remote
 
-    for name in remote.restart(home(), names):
+    for name in remote.restart(home(), names, sidecars=sidecars):
         print(name)

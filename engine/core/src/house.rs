@@ -1,0 +1,211 @@
+//! What runs for a workload besides its traffic: records, admin, probe, and how it leaves.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::control::{self, ControlSettings, Host, Outgoing};
+use crate::listen::Closing;
+use crate::shared::{Shared, turns_true};
+use crate::sockets::Held;
+use crate::takeover::{self, Meeting, Successor};
+use crate::tls::Identity;
+use crate::{admin, probe};
+
+/// How long closing is announced before connections are closed: new requests still come after the
+/// control plane was told, and a client that reads `connection: close` opens the next one elsewhere.
+const LAME_DUCK: Duration = Duration::from_millis(500);
+/// How long idle connections are kept for a request that can be told so, when a successor accepts
+/// already; at most half of the time there is.
+const ANNOUNCE_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether the last connection has closed.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+/// How long a successor waits for what it reads to be on the disk.
+const FLUSH_TIME: Duration = Duration::from_secs(2);
+/// How often idle services are looked for.
+const IDLE_CHECK: Duration = Duration::from_secs(30);
+
+/// What the house needs besides the shared state.
+#[derive(Debug)]
+pub(crate) struct House {
+    /// The listener of the admin endpoint.
+    pub(crate) admin: TcpListener,
+    /// What a successor may ask for.
+    pub(crate) held: Held,
+    /// Whom this process succeeds.
+    pub(crate) predecessor: Option<UnixStream>,
+    /// The control plane, and who we are to it.
+    pub(crate) control: Option<(ControlSettings, Identity)>,
+    /// What the control plane is to be told.
+    pub(crate) outgoing: mpsc::Receiver<Outgoing>,
+}
+
+/// Keep house until dropped.
+pub(crate) async fn keep(shared: Arc<Shared>, house: House) {
+    let House {
+        admin,
+        held,
+        predecessor,
+        control,
+        outgoing,
+    } = house;
+    let held = RefCell::new(held);
+    let released = watch::Sender::new(false);
+    let administrate = async {
+        if let Ok(listener) = tokio::net::TcpListener::from_std(admin) {
+            let endpoint = Arc::clone(&shared) as Arc<dyn admin::Admin>;
+            tokio::select! {
+                () = admin::serve(listener, endpoint) => {}
+                () = turns_true(&released) => {}
+            }
+        }
+    };
+    let follow = async {
+        tokio::select! {
+            () = follow(&shared, control, outgoing, predecessor) => {}
+            () = turns_true(&released) => {}
+        }
+    };
+    let ask = async {
+        if let Some(probe) = shared.settings.probe.clone() {
+            probe::run(Arc::clone(&shared), probe).await;
+        }
+    };
+    let forget = async {
+        loop {
+            tokio::time::sleep(IDLE_CHECK).await;
+            shared.drop_idle_services();
+        }
+    };
+    let leave = async {
+        tokio::select! {
+            () = turns_true(&shared.draining) => drain(&shared, &held).await,
+            successor = successor(&shared, &held) => {
+                hand_over(&shared, &held, successor, &released).await;
+            }
+        }
+    };
+    tokio::join!(administrate, follow, ask, forget, leave);
+}
+
+/// Begin to serve with what is known already, then follow the control plane.
+async fn follow(
+    shared: &Arc<Shared>,
+    control: Option<(ControlSettings, Identity)>,
+    outgoing: mpsc::Receiver<Outgoing>,
+    predecessor: Option<UnixStream>,
+) {
+    let serve = async {
+        shared.loaded.send_replace(true);
+        shared.event(json!({"event": "serving"}));
+        if let Some(predecessor) = predecessor {
+            // When it is gone, its record stream is, too.
+            let _released = takeover::succeed(predecessor).await;
+        }
+    };
+    match control {
+        Some((settings, identity)) => {
+            let host = Arc::clone(shared) as Arc<dyn Host>;
+            control::run(host, settings, identity, outgoing, serve).await;
+        }
+        None => serve.await,
+    }
+}
+
+/// When a successor serves.
+async fn successor(shared: &Shared, held: &RefCell<Held>) -> Successor {
+    let Some(dir) = &shared.settings.state_dir else {
+        return pending().await;
+    };
+    // Only whoever serves can be succeeded, and a predecessor holds the meeting until then.
+    turns_true(&shared.loaded).await;
+    let meeting = match Meeting::open(dir) {
+        Ok(meeting) => meeting,
+        Err(error) => {
+            shared
+                .event(json!({"event": "failed", "what": "takeover", "error": error.to_string()}));
+            return pending().await;
+        }
+    };
+    let offer = async || {
+        if shared.settings.control.is_some() {
+            let done = Arc::new(Notify::new());
+            shared.tell(Outgoing::Flush(Arc::clone(&done)));
+            // A successor that reads an older state still serves, and learns the rest later.
+            let _flushed = tokio::time::timeout(FLUSH_TIME, done.notified()).await;
+        }
+        let held = held.borrow();
+        let sockets = held.inbound.iter().chain(&held.others);
+        // Where a handle is missing, the successor cannot bind, and gives up.
+        let handles = sockets.filter_map(|socket| socket.try_clone().ok());
+        (shared.is_app_ready(), handles.collect())
+    };
+    meeting.successor(offer).await
+}
+
+/// A successor serves: accept nothing more, announce it, give up the record stream, and wait for
+/// the open connections.
+async fn hand_over(
+    shared: &Shared,
+    held: &RefCell<Held>,
+    successor: Successor,
+    released: &watch::Sender<bool>,
+) {
+    shared.event(json!({"event": "handed-over"}));
+    held.take();
+    shared.closing.send_replace(Closing::HandedOver);
+    shared.leaving.store(true, Relaxed);
+    let open = &shared.metrics.connections;
+    let left = Duration::from_secs(shared.settings.drain_seconds);
+    let now = Instant::now();
+    // What is asked meanwhile on open connections may still need a record.
+    tokio::time::sleep(LAME_DUCK).await;
+    released.send_replace(true);
+    successor.release().await;
+    all_closed(open, now + ANNOUNCE_MAX.min(left / 2)).await;
+    close(shared, Closing::All, open, now + left).await;
+    drained(shared);
+}
+
+/// Let new requests run out, close, and wait for the open ones. What comes in ends first; what the
+/// application calls, when it was asked for that, too.
+async fn drain(shared: &Shared, held: &RefCell<Held>) {
+    tokio::time::sleep(LAME_DUCK).await;
+    let left = Duration::from_secs(shared.settings.drain_seconds);
+    let mut end = Instant::now() + left;
+    held.borrow_mut().inbound.clear();
+    close(shared, Closing::Inbound, &shared.inbound_connections, end).await;
+    shared.event(json!({"event": "inbound-drained"}));
+    if !*shared.ending.borrow() {
+        turns_true(&shared.ending).await;
+        end = Instant::now() + left;
+    }
+    held.borrow_mut().others.clear();
+    close(shared, Closing::All, &shared.metrics.connections, end).await;
+    drained(shared);
+}
+
+/// Ask connections to end, and wait for those that `open` counts; at most until `end`.
+async fn close(shared: &Shared, closing: Closing, open: &AtomicI64, end: Instant) {
+    shared.closing.send_replace(closing);
+    all_closed(open, end).await;
+}
+
+/// When nothing is `open` any more; at `end`, if something is.
+async fn all_closed(open: &AtomicI64, end: Instant) {
+    while open.load(Relaxed) > 0 && Instant::now() < end {
+        tokio::time::sleep(DRAIN_CHECK).await;
+    }
+}
+
+fn drained(shared: &Shared) {
+    let open = shared.metrics.connections.load(Relaxed);
+    shared.event(json!({"event": "drained", "open": open}));
+}

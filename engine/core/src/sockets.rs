@@ -1,0 +1,136 @@
+//! The listening sockets of a sidecar: bound, or taken over from a predecessor.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::listen::{Closing, Purpose};
+use crate::settings::Settings;
+use crate::takeover::{self, Inherited};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// The listeners of each worker, and what each is for.
+pub(crate) type Listeners = Vec<Vec<(Purpose, TcpListener)>>;
+
+/// A second handle of every listening socket, to be handed to a successor. A socket listens until
+/// the last handle is closed.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Where other sidecars come in.
+    pub(crate) inbound: Vec<TcpListener>,
+    /// All others.
+    pub(crate) others: Vec<TcpListener>,
+}
+
+/// All sockets of a sidecar, while they are bound.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// What the workers accept from.
+    pub(crate) listeners: Listeners,
+    /// What a successor may ask for; empty where there is no state directory to meet in.
+    pub(crate) held: Held,
+    /// What is left of a predecessor.
+    pub(crate) inherited: Option<Inherited>,
+    holds: bool,
+}
+
+impl Sockets {
+    /// Ask a predecessor, if there is one; nothing is bound yet.
+    pub(crate) fn new(settings: &Settings) -> Sockets {
+        let dir = settings.state_dir.as_deref();
+        Sockets {
+            listeners: (0..settings.workers).map(|_| Vec::new()).collect(),
+            held: Held::default(),
+            holds: dir.is_some(),
+            // Nobody there, or nobody who hands over: then the addresses are free, or the error
+            // of binding tells.
+            inherited: dir.and_then(|dir| takeover::ask(dir).ok()),
+        }
+    }
+
+    /// Bind an address once per worker.
+    pub(crate) fn add(
+        &mut self,
+        purpose: &Purpose,
+        address: SocketAddr,
+    ) -> Result<SocketAddr, String> {
+        let bound = self.bind(address, self.listeners.len())?;
+        let local = bound[0].local_addr().map_err(|error| error.to_string())?;
+        if self.holds {
+            let held = match purpose.closes() {
+                Closing::Inbound => &mut self.held.inbound,
+                _ => &mut self.held.others,
+            };
+            for listener in &bound {
+                held.push(second_handle(listener)?);
+            }
+        }
+        for (index, listener) in bound.into_iter().enumerate() {
+            let worker = index % self.listeners.len();
+            self.listeners[worker].push((purpose.clone(), listener));
+        }
+        Ok(local)
+    }
+
+    /// Bind an address once.
+    pub(crate) fn admin(&mut self, address: SocketAddr) -> Result<TcpListener, String> {
+        let mut bound = self.bind(address, 1)?;
+        let admin = bound.swap_remove(0);
+        if self.holds {
+            self.held.others.push(second_handle(&admin)?);
+        }
+        Ok(admin)
+    }
+
+    /// Sockets that listen on `address`: at least one for each worker, and all of a predecessor's,
+    /// since the kernel spreads connections over each that there is.
+    fn bind(&mut self, address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, String> {
+        let inherited = self.inherited.as_mut();
+        let mut sockets = inherited.map_or_else(Vec::new, |inherited| inherited.take(address));
+        if sockets.is_empty() {
+            return bind(address, workers);
+        }
+        for index in 0..workers.saturating_sub(sockets.len()) {
+            sockets.push(second_handle(&sockets[index])?);
+        }
+        Ok(sockets)
+    }
+}
+
+fn second_handle(listener: &TcpListener) -> Result<TcpListener, String> {
+    listener.try_clone().map_err(|error| error.to_string())
+}
+
+/// Bind `address` once per worker thread; the kernel spreads connections over them.
+fn bind(address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, String> {
+    let mut bound = Vec::with_capacity(workers);
+    let mut exact = address;
+    for _ in 0..workers {
+        let listener = bind_one(exact, workers > 1)
+            .map_err(|error| format!("cannot listen on {exact}: {error}"))?;
+        exact = listener
+            .local_addr()
+            .map_err(|error| format!("{exact}: {error}"))?;
+        bound.push(listener);
+    }
+    Ok(bound)
+}
+
+fn bind_one(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if share {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,313 @@
+//! A successor takes over the listening sockets of a running sidecar, and nobody is refused.
+//!
+//! They meet at a socket in the state directory, which only the sidecar's user may open:
+//!
+//! | says | |
+//! |---|---|
+//! | successor | `take over` |
+//! | predecessor | `{"app_ready": …, "sockets": …}`, and the sockets |
+//! | successor | `serving`: it accepts. Until then the predecessor goes on as if it were alone |
+//! | predecessor | `released`: its record stream is closed, the successor opens its own |
+//!
+//! Whoever ends in between leaves the other one with all it needs: both hold the same sockets.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net as std_unix;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
+
+/// Where the two meet, in the state directory.
+const FILE: &str = "takeover.sock";
+const ASK: &str = "take over\n";
+const SERVING: &str = "serving\n";
+const RELEASED: &str = "released\n";
+/// Most bytes of a line of the above.
+const LINE_MAX: usize = 256;
+/// Most sockets that are handed over: a hundred listeners of sixty-four workers each.
+const SOCKETS_MAX: usize = 6400;
+/// Sockets in one message; the kernel takes 253.
+const SOCKETS_PER_MESSAGE: usize = 128;
+/// How long an answer may take that needs no work.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How long a successor may take from the sockets to its first accept.
+const START_TIME: Duration = Duration::from_secs(60);
+/// Pause after an accept failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is said with the sockets.
+#[derive(Debug, Deserialize, Serialize)]
+struct Offer {
+    app_ready: bool,
+    sockets: usize,
+}
+
+/// What a successor was given.
+#[derive(Debug)]
+pub struct Inherited {
+    /// Whether the application was ready: it need not prove it again.
+    pub app_ready: bool,
+    /// The line to the predecessor, for [`succeed`].
+    pub predecessor: std_unix::UnixStream,
+    sockets: Vec<(SocketAddr, TcpListener)>,
+}
+
+impl Inherited {
+    /// The sockets that listen on `address`; none if the predecessor did not.
+    pub fn take(&mut self, address: SocketAddr) -> Vec<TcpListener> {
+        let (found, rest) = std::mem::take(&mut self.sockets)
+            .into_iter()
+            .partition(|(local, _)| *local == address);
+        self.sockets = rest;
+        let found: Vec<(SocketAddr, TcpListener)> = found;
+        found.into_iter().map(|(_, socket)| socket).collect()
+    }
+}
+
+/// The socket's path by way of an open directory: the whole one may be longer than an address
+/// of a Unix socket.
+fn path(dir: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{FILE}", dir.as_raw_fd()))
+}
+
+/// Ask the sidecar that runs with this state directory for its sockets.
+///
+/// # Errors
+/// Nobody runs there, or it drains already, or it does not speak as we do.
+pub fn ask(state_dir: &Path) -> io::Result<Inherited> {
+    let dir = File::open(state_dir)?;
+    let mut predecessor = std_unix::UnixStream::connect(path(&dir))?;
+    predecessor.set_read_timeout(Some(ANSWER_TIME))?;
+    predecessor.set_write_timeout(Some(ANSWER_TIME))?;
+    predecessor.write_all(ASK.as_bytes())?;
+    // Not one byte more than the line: with what follows come the sockets.
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") && line.len() < LINE_MAX {
+        let mut byte = [0];
+        predecessor.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    let offer: Offer = serde_json::from_slice(&line)?;
+    let mut sockets = Vec::new();
+    while sockets.len() < offer.sockets.min(SOCKETS_MAX) {
+        let before = sockets.len();
+        for socket in receive(&predecessor)? {
+            let socket = TcpListener::from(socket);
+            sockets.push((socket.local_addr()?, socket));
+        }
+        if sockets.len() == before {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(Inherited {
+        app_ready: offer.app_ready,
+        predecessor,
+        sockets,
+    })
+}
+
+fn receive(stream: &std_unix::UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_PER_MESSAGE))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let parts = &mut [IoSliceMut::new(&mut byte)];
+    recvmsg(stream, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut sockets = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            sockets.extend(rights);
+        }
+    }
+    Ok(sockets)
+}
+
+/// Tell the predecessor that we accept, and wait until its record stream is closed.
+pub async fn succeed(predecessor: std_unix::UnixStream) -> io::Result<()> {
+    predecessor.set_nonblocking(true)?;
+    let mut stream = UnixStream::from_std(predecessor)?;
+    stream.write_all(SERVING.as_bytes()).await?;
+    match timeout(START_TIME, line(&mut stream)).await {
+        Ok(said) => said.map(|_| ()),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Where a running sidecar waits for its successor.
+#[derive(Debug)]
+pub struct Meeting(UnixListener);
+
+impl Meeting {
+    /// Listen in `state_dir`; what a predecessor left there is replaced.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn open(state_dir: &Path) -> io::Result<Meeting> {
+        let dir = File::open(state_dir)?;
+        let path = path(&dir);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        Ok(Meeting(listener))
+    }
+
+    /// Wait for a successor that serves; those that give up before change nothing.
+    ///
+    /// `offer` gives what to hand over: whether the application is ready, and the sockets.
+    pub async fn successor(&self, offer: impl AsyncFn() -> (bool, Vec<TcpListener>)) -> Successor {
+        loop {
+            let Ok((stream, _)) = self.0.accept().await else {
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let own = rustix::process::geteuid().as_raw();
+            if !stream.peer_cred().is_ok_and(|peer| peer.uid() == own) {
+                continue;
+            }
+            if let Ok(successor) = hand_over(stream, &offer).await {
+                return successor;
+            }
+        }
+    }
+}
+
+/// A process that has taken over.
+#[derive(Debug)]
+pub struct Successor(UnixStream);
+
+impl Successor {
+    /// Tell it that the record stream is closed.
+    pub async fn release(mut self) {
+        // If it is gone, nobody waits for it.
+        let _told = self.0.write_all(RELEASED.as_bytes()).await;
+    }
+}
+
+async fn hand_over(
+    mut stream: UnixStream,
+    offer: &impl AsyncFn() -> (bool, Vec<TcpListener>),
+) -> io::Result<Successor> {
+    let asked = timeout(ANSWER_TIME, line(&mut stream)).await??;
+    if asked != ASK {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let (app_ready, sockets) = offer().await;
+    let offer = serde_json::to_vec(&Offer {
+        app_ready,
+        sockets: sockets.len(),
+    })?;
+    stream.write_all(&[&offer[..], b"\n"].concat()).await?;
+    for some in sockets.chunks(SOCKETS_PER_MESSAGE) {
+        let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
+        stream
+            .async_io(Interest::WRITABLE, || send(&stream, &some))
+            .await?;
+    }
+    match timeout(START_TIME, line(&mut stream)).await?? == SERVING {
+        true => Ok(Successor(stream)),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn send(stream: &UnixStream, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_PER_MESSAGE))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(sockets));
+    sendmsg(
+        stream,
+        &[IoSlice::new(b".")],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+/// The next line; an error at the end.
+async fn line(stream: &mut UnixStream) -> io::Result<String> {
+    let mut said = String::new();
+    while !said.ends_with('\n') {
+        if said.len() >= LINE_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        said.push(stream.read_u8().await?.into());
+    }
+    Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::test_dir::TestDir;
+
+    /// More than fit into one message.
+    const MANY: usize = SOCKETS_PER_MESSAGE + 2;
+
+    /// A state directory, and what listens there.
+    fn predecessor() -> (TestDir, PathBuf, Vec<TcpListener>) {
+        let dir = TestDir::new();
+        // Longer than an address of a Unix socket may be.
+        let place = dir.path().join("long".repeat(30));
+        fs::create_dir(&place).expect("a directory");
+        let bind = |_| TcpListener::bind("127.0.0.1:0").expect("a free port");
+        (dir, place, (0..MANY).map(bind).collect())
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(future)
+    }
+
+    #[test]
+    fn a_successor_gets_every_socket_and_one_that_gives_up_changes_nothing() {
+        let (_dir, place, sockets) = predecessor();
+        let addresses: Vec<SocketAddr> = sockets
+            .iter()
+            .map(|socket| socket.local_addr().expect("bound"))
+            .collect();
+        run(async {
+            let meeting = Meeting::open(&place).expect("a socket");
+            let handle = |socket: &TcpListener| socket.try_clone().expect("a handle");
+            let offer = async || (true, sockets.iter().map(handle).collect());
+            let gives_up = std_unix::UnixStream::connect(path(&File::open(&place).expect("open")));
+            drop(gives_up);
+            let asking = std::thread::spawn(move || {
+                drop(ask(&place).expect("sockets"));
+                let mut inherited = ask(&place).expect("sockets");
+                assert!(inherited.app_ready);
+                for address in addresses {
+                    assert_eq!(inherited.take(address).len(), 1, "{address}");
+                    assert_eq!(inherited.take(address).len(), 0, "{address}");
+                }
+                run(succeed(inherited.predecessor)).expect("released");
+            });
+            meeting.successor(offer).await.release().await;
+            asking.join().expect("the successor");
+        });
+    }
+
+    #[test]
+    fn where_nobody_runs_nothing_is_inherited() {
+        let (_dir, place, _) = predecessor();
+        assert!(ask(&place).is_err());
+        run(async { drop(Meeting::open(&place).expect("a socket")) });
+        assert!(ask(&place).is_err(), "what a dead process left");
+    }
+}
