@@ -179,6 +179,7 @@ def _defaults(traffic: Traffic) -> dict[str, str]:
         "proxyProtocol": "V2" if traffic.proxy_protocol else "none",
         "retry.on": ", ".join(retry.on),
         "retry.codes": ", ".join(map(str, retry.codes)) or "none",
+        "retry.grpcStatuses": ", ".join(map(str, retry.grpc_statuses)) or "none",
         "retry.attempts": retry.attempts,
         "retry.backoff.base": _duration(retry.backoff_base_ms),
         "retry.backoff.max": _duration(retry.backoff_max_ms),

@@ -43,7 +43,7 @@ import pytest
             "{address: 10.0.0.1, ports: [{port: 80, protocol: udp}]}",
             [
                 "spec.ports[0].listen: is required",
-                'spec.ports[0].protocol: "udp" is not known; one of http, http2, grpc, tcp',
+                'spec.ports[0].protocol: "udp" is not known; one of http, http2, grpc, tcp, auto',
             ],
             id="a port without listen",
         ),

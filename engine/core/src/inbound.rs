@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::clock::{Clock, End};
 use crate::detect::{self, SILENCE_TIME, Spoken};
 use crate::downstream::{Downstream, State};
 use crate::error::{Error, Reason};
@@ -22,7 +23,7 @@ use crate::steps::authorize::{Call, authorize};
 use crate::steps::{framing, headers, trace};
 use crate::timer::{now_us, within};
 use crate::tls::SpiffeId;
-use crate::tries::{Answered, Clock, End, exchange};
+use crate::tries::{Answered, exchange};
 use crate::upload::Upload;
 use crate::upstream::Target;
 use crate::worker::Worker;

@@ -9,6 +9,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod clock;
 pub mod control;
 pub mod detect;
 pub mod discover;

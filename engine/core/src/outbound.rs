@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use http::StatusCode;
 
+use crate::clock::End;
 use crate::discover::{self, Entrance};
 use crate::downstream::Downstream;
 use crate::error::{Error, Reason};
@@ -19,7 +20,7 @@ use crate::respond::respond;
 use crate::steps::limit::RequestPermit;
 use crate::steps::route::Routed;
 use crate::steps::{framing, headers, limit, route, timeout, trace};
-use crate::tries::{Answered, End, Journey, reason_of};
+use crate::tries::{Answered, Journey, reason_of};
 use crate::upload::Upload;
 use crate::worker::Worker;
 

@@ -2,7 +2,7 @@
 //! that is wanted, safe, within the budget and in time.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::clock::{Clock, End};
 use crate::discover;
 use crate::downstream::Downstream;
 use crate::error::{Error, Reason};
@@ -18,12 +19,12 @@ use crate::head::{RequestHead, ResponseHead};
 use crate::observe::Observation;
 use crate::plan::endpoints::{Endpoint, InFlight};
 use crate::plan::service::{BackendPlan, RulePlan, ServicePlan};
-use crate::record::{Protocol, Traffic};
+use crate::record::Protocol;
 use crate::respond::REASON_HEADER;
 use crate::side::Failed;
 use crate::steps::retry::{Conditions, Outcome};
-use crate::steps::{balance, headers, outlier, timeout};
-use crate::timer::{Deadline, micros, now_us};
+use crate::steps::{balance, headers, outlier};
+use crate::timer::{Deadline, now_us};
 use crate::upload::Upload;
 use crate::upstream::{Target, Upstream};
 use crate::worker::Worker;
@@ -32,9 +33,6 @@ use crate::worker::Worker;
 const FAILED_LATENCY_US: u64 = 1_000_000;
 /// Most interim responses of one try: they wait in memory for a client that does not read.
 pub const INTERIM_MAX: usize = 32;
-/// How long a client may owe more of a body that it began (Envoy's stream idle timeout).
-pub const BODY_IDLE_TIME: Duration = Duration::from_secs(300);
-
 /// One request to one backend: what stays the same over its tries.
 #[derive(Debug)]
 pub struct Journey<'a> {
@@ -59,154 +57,6 @@ pub struct Answered {
     pub head: ResponseHead,
     /// Its body.
     pub upstream: Upstream,
-}
-
-/// When a request must be answered.
-#[derive(Clone, Copy, Debug)]
-pub struct End {
-    /// Microseconds of [`now_us`]; `None`: never.
-    pub at_us: Option<u64>,
-    /// The service's default counts anew from the end of the request's body, so that it cuts no
-    /// upload and no client's stream (as Envoy's route timeout); a route's own does not.
-    after_body_us: Option<u64>,
-    /// When the caller itself gives up, if it has said so; nothing moves that.
-    caller_us: Option<u64>,
-}
-
-impl End {
-    /// Of a request whose head came at `start_us`. A gRPC service without a policy has no
-    /// default: its streams may be silent for as long as they like.
-    pub fn of(rule: &RulePlan, traffic: &Traffic, protocol: Protocol, start_us: u64) -> End {
-        let default_ms = match protocol {
-            Protocol::Grpc if traffic.policy.is_none() => 0,
-            _ => traffic.request_timeout_ms,
-        };
-        let limit_us = rule.request_ms.unwrap_or(default_ms).saturating_mul(1000);
-        End {
-            at_us: (limit_us > 0).then(|| start_us.saturating_add(limit_us)),
-            after_body_us: (limit_us > 0 && rule.request_ms.is_none()).then_some(limit_us),
-            caller_us: None,
-        }
-    }
-
-    /// No end of its own.
-    pub fn never() -> End {
-        End {
-            at_us: None,
-            after_body_us: None,
-            caller_us: None,
-        }
-    }
-
-    /// No later than `caller_us`, when the caller gives up by its own words.
-    pub fn before(self, caller_us: Option<u64>) -> End {
-        End {
-            at_us: self.at_us.into_iter().chain(caller_us).min(),
-            caller_us,
-            ..self
-        }
-    }
-
-    /// When even a response that has begun ends: a route's own timeout holds for the whole of it
-    /// (GEP-1742), and so does the caller's. The service's default ends with its head, or it
-    /// would cut long streams that nobody bounded.
-    pub fn of_all(&self, rule: &RulePlan) -> Option<u64> {
-        match rule.request_ms {
-            Some(_) => self.at_us,
-            None => self.caller_us,
-        }
-    }
-
-    /// The head as a try sends it: where the caller has said how long it waits and there is less
-    /// left by now, the program is told so. `None`: as it is.
-    ///
-    /// # Errors
-    /// There is nothing left.
-    fn told(
-        &self,
-        head: &RequestHead,
-        rule: &RulePlan,
-        retry: u32,
-    ) -> Result<Option<RequestHead>, Error> {
-        let (Some(caller_us), Some(end_us)) = (self.caller_us, self.of_all(rule)) else {
-            return Ok(None);
-        };
-        let left_us = end_us.saturating_sub(now_us());
-        if left_us == 0 {
-            let detail = "the caller waits no longer";
-            return Err(Error::new(Reason::RequestTimeout, detail));
-        }
-        let is_less = retry > 0 || end_us < caller_us;
-        Ok(is_less.then(|| timeout::told(head, left_us)))
-    }
-
-    /// The later end that the body gives; `None`: the time is over.
-    fn later(&self, upload: &Upload, now_us: u64) -> Option<u64> {
-        let after_us = self.after_body_us?;
-        // An upload that the upstream does not take is none.
-        let since_us = upload.ended_us().or(upload.stuck_us()).unwrap_or(now_us);
-        let end_us = since_us.saturating_add(after_us);
-        let end_us = self.caller_us.map_or(end_us, |caller| caller.min(end_us));
-        (end_us > now_us).then_some(end_us)
-    }
-}
-
-/// The times that one try is held to.
-#[derive(Debug)]
-pub struct Clock {
-    started_us: u64,
-    try_end: Option<u64>,
-    end: End,
-    /// Made when something has to wait, and for when.
-    armed: Option<(u64, Deadline)>,
-}
-
-impl Clock {
-    /// For a try that begins at `started_us`; `try_ms`: 0 is no limit.
-    pub fn new(started_us: u64, try_ms: u64, end: End) -> Clock {
-        Clock {
-            started_us,
-            try_end: (try_ms > 0).then(|| started_us.saturating_add(try_ms.saturating_mul(1000))),
-            end,
-            armed: None,
-        }
-    }
-
-    /// Ready when a time is over: of the try, of the request, or of a client that owes more of
-    /// its body.
-    fn poll(&mut self, cx: &mut Context<'_>, upload: &Upload) -> Poll<Error> {
-        loop {
-            let idle = |since: u64| since + micros(BODY_IDLE_TIME);
-            let idle_end = upload.waits_us().map(idle);
-            let stuck_end = upload.stuck_us().map(idle);
-            let ends = [self.try_end, self.end.at_us, idle_end, stuck_end];
-            let Some(next) = ends.into_iter().flatten().min() else {
-                return Poll::Pending;
-            };
-            let (_, deadline) = match &mut self.armed {
-                Some(armed) if armed.0 == next => armed,
-                other => other.insert((next, Deadline::at_us(next))),
-            };
-            if Pin::new(deadline).poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.armed = None;
-            let ms = next.saturating_sub(self.started_us) / 1000;
-            let late =
-                |reason| Poll::Ready(Error::new(reason, format!("no response after {ms} ms")));
-            if idle_end == Some(next) {
-                let detail = "the request's body does not go on";
-                return Poll::Ready(Error::new(Reason::ClientTimeout, detail));
-            }
-            if self.try_end == Some(next) {
-                return late(Reason::TryTimeout);
-            }
-            self.end.at_us = self.end.later(upload, next);
-            if self.end.at_us.is_none() || stuck_end == Some(next) {
-                return late(Reason::RequestTimeout);
-            }
-        }
-    }
 }
 
 /// Send `head` and the body to `target` and wait for the head of the response; interim ones are

@@ -118,13 +118,17 @@ class _Conversation:
                 return
 
 
+OWN_FIELDS = frozenset({"content-type", "content-length", "transfer-encoding", "connection"})
+"""What an answer says of itself, also when it passes on another program's."""
+
+
 def _to_bytes(response: Response, *, close: bool) -> bytes:
     data = json.dumps(response.body).encode()
     lines = [
         f"HTTP/1.1 {response.status} {REASONS.get(response.status, 'Status')}",
         "content-type: application/json",
         f"content-length: {len(data)}",
-        *(f"{name}: {value}" for name, value in response.headers.items()),
+        *(f"{name}: {value}" for name, value in response.headers.items() if name not in OWN_FIELDS),
         *(["connection: close"] if close else []),
     ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
