@@ -16,7 +16,7 @@ use crate::respond::end_of_call;
 use crate::side::{Failed, Pump};
 use crate::steps::headers;
 use crate::timer::{Deadline, micros, now_us};
-use crate::tries::Answered;
+use crate::tries::{Answered, gone};
 use crate::upload::Upload;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -57,7 +57,7 @@ pub async fn relay(
     };
     upload.settle();
     let carried = match begun {
-        Err(_) => Err(Error::new(Reason::ClientGone, "the client went away")),
+        Err(_) => Err(gone()),
         Ok(()) if switched => both_ways(client, &mut upstream, seen).await,
         Ok(()) => {
             let mut clock = Clock {
@@ -157,8 +157,7 @@ impl Clock {
         client: &mut Downstream<'_>,
     ) -> Poll<Result<(), Error>> {
         if !is_full && client.poll_gone(cx).is_ready() {
-            let detail = "the client went away";
-            return Poll::Ready(Err(Error::new(Reason::ClientGone, detail)));
+            return Poll::Ready(Err(gone()));
         }
         let stall_end = is_full.then(|| match &self.stalled {
             Some((at_us, _)) => *at_us,

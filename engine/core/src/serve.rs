@@ -74,17 +74,24 @@ impl Way {
 
 /// Serve HTTP of the version that the client begins with.
 pub async fn detect(worker: &Rc<Worker>, way: Way, stream: Stream) {
-    let mut connection = Connection::new(stream);
-    let Some(version) = version(worker, &mut connection).await else {
-        return;
-    };
-    if version == http::Version::HTTP_2 {
-        let (stream, read) = connection.into_parts();
-        let stream = Rewound::new(stream, read);
-        Box::pin(http2(worker, way, stream, std::future::pending())).await;
-    } else {
+    if let Some((way, connection)) = unless_http2(worker, way, Connection::new(stream)).await {
         http1(worker, way, connection, None).await;
     }
+}
+
+/// Serve the connection here if the client begins with HTTP/2; hand it back for HTTP/1.1.
+async fn unless_http2(
+    worker: &Rc<Worker>,
+    way: Way,
+    mut connection: Connection,
+) -> Option<(Way, Connection)> {
+    if version(worker, &mut connection).await? == http::Version::HTTP_11 {
+        return Some((way, connection));
+    }
+    let (stream, read) = connection.into_parts();
+    let stream = Rewound::new(stream, read);
+    Box::pin(http2(worker, way, stream, std::future::pending())).await;
+    None
 }
 
 /// The version that the client's first bytes are of; `None`: it left, or sends none.
@@ -136,7 +143,7 @@ pub async fn http1(
             && let Way::Outbound(Entrance::Proxy) = &way
         {
             match tunnel(worker, connection, &head).await {
-                Some((entrance, left)) => (way, connection) = (Way::Outbound(entrance), left),
+                Some(http1) => (way, connection) = http1,
                 None => return,
             }
             continue;
@@ -262,7 +269,7 @@ async fn tunnel(
     worker: &Rc<Worker>,
     mut connection: Connection,
     head: &RequestHead,
-) -> Option<(Entrance, Connection)> {
+) -> Option<(Way, Connection)> {
     let authority = head.authority().unwrap_or_default();
     let found = async {
         let (service, port) = discover::by_host(worker, authority)?;
@@ -291,32 +298,10 @@ async fn tunnel(
             }
             // No address stands for the service here: its Host is what the application wrote.
             let local = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-            let entrance = Entrance::service(service, port, local);
-            let begun = Connection::resumed(stream, read);
-            tunnelled(worker, entrance, begun).await
+            let way = Way::Outbound(Entrance::service(service, port, local));
+            unless_http2(worker, way, Connection::resumed(stream, read)).await
         }
     }
-}
-
-/// HTTP/2 in a tunnel is served here; HTTP/1.1 goes on in the caller's loop.
-async fn tunnelled(
-    worker: &Rc<Worker>,
-    entrance: Entrance,
-    mut connection: Connection,
-) -> Option<(Entrance, Connection)> {
-    if version(worker, &mut connection).await? == http::Version::HTTP_11 {
-        return Some((entrance, connection));
-    }
-    let (stream, read) = connection.into_parts();
-    let way = Way::Outbound(entrance);
-    Box::pin(http2(
-        worker,
-        way,
-        Rewound::new(stream, read),
-        std::future::pending(),
-    ))
-    .await;
-    None
 }
 
 /// As [`http1`], for HTTP/2: after `expiry`, or when the sidecar closes, no stream is added.

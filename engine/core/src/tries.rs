@@ -33,6 +33,7 @@ use crate::worker::Worker;
 const FAILED_LATENCY_US: u64 = 1_000_000;
 /// Most interim responses of one try: they wait in memory for a client that does not read.
 pub const INTERIM_MAX: usize = 32;
+
 /// One request to one backend: what stays the same over its tries.
 #[derive(Debug)]
 pub struct Journey<'a> {
@@ -156,7 +157,8 @@ fn pass_interim(client: &mut Downstream<'_>, mut head: ResponseHead) {
     client.interim(&head);
 }
 
-fn gone() -> Error {
+/// The error of a client that left.
+pub(crate) fn gone() -> Error {
     Error::new(Reason::ClientGone, "the client went away")
 }
 

@@ -30,8 +30,6 @@ pub struct Upload {
     stuck_us: u64,
     /// The end was passed on in this try.
     finished: bool,
-    /// The client broke off. What came is not all, and must never be sent as if it were.
-    broken: bool,
     /// Bytes of the last try.
     sent: u64,
 }
@@ -49,7 +47,6 @@ impl Upload {
             waits_us: 0,
             stuck_us: 0,
             finished: false,
-            broken: false,
             sent: 0,
         }
     }
@@ -69,11 +66,6 @@ impl Upload {
     /// Whether another try could send the body from its beginning.
     pub fn can_replay(&self) -> bool {
         self.sent == 0 || self.keeps
-    }
-
-    /// Whether the client broke off in the middle.
-    pub fn is_broken(&self) -> bool {
-        self.broken
     }
 
     /// Whether this try has sent all of it.
@@ -174,7 +166,7 @@ impl Upload {
         self.waits_us = 0;
         match filled {
             Err(error) => {
-                self.broken = true;
+                // What came is not all, and must never be sent as if it were.
                 self.keeps = false;
                 return Poll::Ready(Err(Failed::Source(error)));
             }
