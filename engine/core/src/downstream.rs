@@ -1,6 +1,7 @@
 //! The client of one request: it gets interim responses, one response, or an abrupt end.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -11,11 +12,13 @@ use crate::http1;
 use crate::http1::encode::{self, Asked};
 use crate::http2::{self, heads, websocket};
 use crate::side::{Broken, Side};
-use crate::timer::{Deadline, micros, now_us};
+use crate::timer::{Deadline, micros, now_us, within};
 
-/// How long a response may let wait for its head once the client has ended its side of the
-/// connection: it may still read (RFC 9112 §9.6), but most that do so are gone.
-pub const HALF_CLOSED_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a response may be silent once the client has ended its side of the connection: it may
+/// still read (RFC 9112 §9.6), but most that do so are gone.
+pub const HALF_CLOSED_TIME: Duration = Duration::from_secs(10);
+/// How long a client may let a response wait that it does not read (Envoy's stream idle timeout).
+pub const READ_IDLE_TIME: Duration = Duration::from_secs(300);
 
 /// Who asks, by the version it speaks.
 #[derive(Debug)]
@@ -123,6 +126,8 @@ impl<'a> Downstream<'a> {
     pub fn respond(&mut self, head: &ResponseHead) -> Result<(), Broken> {
         match self {
             Downstream::Http1(client) => {
+                // Whether its body will come, or another request, nobody can tell.
+                client.asked.persistent &= !client.asked.expects || client.connection.is_read();
                 let (encoder, kept) = encode::response(client.connection.out(), head, client.asked);
                 client.connection.begin_body(encoder);
                 client.state = State::Answered { kept };
@@ -143,7 +148,7 @@ impl<'a> Downstream<'a> {
     /// Answer with a response whose body is `text`.
     ///
     /// # Errors
-    /// The client is gone.
+    /// The client is gone, or did not read it within [`READ_IDLE_TIME`].
     pub async fn answer(&mut self, mut head: ResponseHead, text: &str) -> Result<(), Broken> {
         let bodiless = self.is_head() || text.is_empty();
         head.length = match bodiless {
@@ -157,7 +162,7 @@ impl<'a> Downstream<'a> {
         self.respond(&head)?;
         let mut left = if bodiless { "" } else { text }.as_bytes();
         let mut finished = false;
-        std::future::poll_fn(|cx| {
+        let written = std::future::poll_fn(|cx| {
             let mut side = self.side();
             while !left.is_empty() {
                 let count = ready!(side.poll_write(cx, left))?;
@@ -168,8 +173,9 @@ impl<'a> Downstream<'a> {
                 side.finish(None)?;
             }
             side.poll_flush(cx, true)
-        })
-        .await
+        });
+        let late = Err(Broken::Io(std::io::ErrorKind::TimedOut.into()));
+        within(READ_IDLE_TIME, written).await.unwrap_or(late)
     }
 
     fn is_head(&self) -> bool {
@@ -210,6 +216,13 @@ impl<'a> Downstream<'a> {
                 client.stream.poll_reset(cx).map(|_| ())
             }
             Downstream::Http2(client) => client.respond.poll_reset(cx).map(|_| ()),
+        }
+    }
+
+    /// It takes what is sent: the end of its side does not mean that it is gone.
+    pub fn reads(&mut self) {
+        if let Downstream::Http1(client) = self {
+            client.half_closed = None;
         }
     }
 

@@ -150,6 +150,7 @@ pub async fn handle(
             }
         }
         Err(error) => {
+            seen.request_bytes += upload.sent();
             // The calling sidecar needs the reason, and hides it from its application if asked.
             let show_reason = caller.id.is_some() || worker.shared.settings.reason_header;
             answer_error(&mut client, &error, grpc, show_reason, &mut seen).await;

@@ -53,6 +53,7 @@ pub async fn handle(
             let _gone = client.answer(head, "").await;
         }
         Err(error) => {
+            seen.request_bytes += upload.sent();
             let show_reason = worker.shared.settings.reason_header;
             answer_error(&mut client, &error, grpc, show_reason, &mut seen).await;
         }

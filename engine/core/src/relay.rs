@@ -4,13 +4,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use http::StatusCode;
 
-use crate::downstream::Downstream;
+use crate::downstream::{Downstream, READ_IDLE_TIME};
 use crate::error::{Error, Reason};
+use crate::fields::Name;
 use crate::observe::Observation;
 use crate::respond::end_of_call;
 use crate::side::{Failed, Pump};
@@ -20,9 +20,6 @@ use crate::tries::{Answered, gone};
 use crate::upload::Upload;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
-
-/// How long a client may let a response wait that it does not read (Envoy's stream idle timeout).
-pub const READ_IDLE_TIME: Duration = Duration::from_secs(300);
 
 /// Carry a response to the client; `end_us`: the whole of it must be there by then.
 ///
@@ -41,18 +38,12 @@ pub async fn relay(
         mut upstream,
     } = answered;
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    let protocol = match switched {
-        true => head
-            .fields
-            .first(crate::fields::Name::Upgrade)
-            .map(<[u8]>::to_vec),
-        false => None,
-    };
+    let protocol = head.fields.first(Name::Upgrade).filter(|_| switched);
+    let protocol = protocol.map(<[u8]>::to_vec);
     headers::strip_hop_by_hop(&mut head.fields);
     let grpc = head.fields.is_grpc();
     let begun = match &protocol {
         Some(protocol) => client.switch(&head, protocol),
-        None if switched => return Err(unnamed_switch(client)),
         None => client.respond(&head),
     };
     upload.settle();
@@ -62,7 +53,8 @@ pub async fn relay(
         Ok(()) => {
             let mut clock = Clock {
                 end_us,
-                stalled: None,
+                full_us: 0,
+                armed: None,
             };
             carry(client, &mut upstream, upload, &mut clock, seen).await
         }
@@ -86,11 +78,6 @@ fn end_call(client: &mut Downstream<'_>, reason: Reason, seen: &mut Observation)
     if client.side().finish(Some(&trailers)).is_err() {
         client.abort();
     }
-}
-
-fn unnamed_switch(client: &mut Downstream<'_>) -> Error {
-    client.abort();
-    Error::new(Reason::BadResponse, "a switch to no protocol")
 }
 
 async fn carry(
@@ -123,7 +110,8 @@ async fn carry(
             Poll::Ready(ended) => Poll::Ready(ended.map_err(failed)),
             Poll::Pending => {
                 if download.bytes > before {
-                    clock.stalled = None;
+                    clock.full_us = 0;
+                    client.reads();
                 }
                 clock.poll(cx, download.is_full, client)
             }
@@ -144,8 +132,10 @@ fn failed(failed: Failed) -> Error {
 /// The times that a response is held to while it is carried.
 struct Clock {
     end_us: Option<u64>,
-    /// When it will have waited for too long.
-    stalled: Option<(u64, Deadline)>,
+    /// Since when the client takes nothing more; 0: it does.
+    full_us: u64,
+    /// For the nearest of the times.
+    armed: Option<(u64, Deadline)>,
 }
 
 impl Clock {
@@ -156,22 +146,29 @@ impl Clock {
         is_full: bool,
         client: &mut Downstream<'_>,
     ) -> Poll<Result<(), Error>> {
-        if !is_full && client.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(gone()));
+        if !is_full {
+            self.full_us = 0;
+            if client.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(gone()));
+            }
+        } else if self.full_us == 0 {
+            self.full_us = now_us();
         }
-        let stall_end = is_full.then(|| match &self.stalled {
-            Some((at_us, _)) => *at_us,
-            None => now_us() + micros(READ_IDLE_TIME),
-        });
-        let Some(next) = self.end_us.into_iter().chain(stall_end).min() else {
+        let full_end = (self.full_us > 0).then(|| self.full_us + micros(READ_IDLE_TIME));
+        let Some(next) = self.end_us.into_iter().chain(full_end).min() else {
             return Poll::Pending;
         };
-        let (_, deadline) = match &mut self.stalled {
-            Some(armed) if armed.0 == next => armed,
-            other => other.insert((next, Deadline::at_us(next))),
-        };
-        if Pin::new(deadline).poll(cx).is_pending() {
-            return Poll::Pending;
+        loop {
+            // What was armed for an earlier time is armed anew when that comes, not at each read.
+            let (_, deadline) = match &mut self.armed {
+                Some(armed) if armed.0 <= next => armed,
+                other => other.insert((next, Deadline::at_us(next))),
+            };
+            ready!(Pin::new(deadline).poll(cx));
+            self.armed = None;
+            if now_us() >= next {
+                break;
+            }
         }
         let (reason, detail) = match self.end_us == Some(next) {
             true => (Reason::RequestTimeout, "the response took too long"),

@@ -12,10 +12,11 @@ use http::Method;
 use crate::discover::{self, Entrance};
 use crate::downstream::{Downstream, State};
 use crate::error::{Error, Reason};
+use crate::fields::Name;
 use crate::head::{Length, RequestHead, ResponseHead};
 use crate::http1::parse::{self, Framed};
 use crate::http1::{Connection, HEAD_MAX, encode};
-use crate::http2::keepalive::KeepAlive;
+use crate::http2::keepalive::{Idle, KeepAlive, PING_TIMEOUT};
 use crate::http2::{self, CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, heads};
 use crate::inbound::{self, App, Caller};
 use crate::join::Side;
@@ -33,6 +34,8 @@ use crate::worker::Worker;
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a connection lives between two requests; longer than a client's pool keeps it.
 pub const IDLE_TIME: Duration = Duration::from_secs(60);
+/// The same in HTTP/2, whose clients keep a connection for long and expect to be told first.
+pub const IDLE_TIME_HTTP2: Duration = Duration::from_secs(600);
 /// How much of a body that nobody wants is read, and how long, to keep the connection.
 const DRAIN_MAX: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -155,6 +158,7 @@ pub async fn http1(
             head: head.method == Method::HEAD,
             old: head.version == http::Version::HTTP_10,
             persistent: persistent && !last,
+            expects: head.length != Length::None && head.fields.has(Name::Expect),
         };
         let client = Downstream::on_connection(&mut connection, asked);
         // Boxed, so that an idle connection does not hold the room that a request needs.
@@ -257,6 +261,7 @@ async fn refuse(worker: &Rc<Worker>, connection: &mut Connection, error: &Error)
         head: false,
         old: false,
         persistent: false,
+        expects: false,
     };
     encode::response(connection.out(), &head, asked);
     connection.out().extend_from_slice(text.as_bytes());
@@ -332,17 +337,25 @@ pub async fn http2(
         }
     });
     let mut ending = false;
+    let mut idle = Idle::new(IDLE_TIME_HTTP2);
     let way = Rc::new(way);
     loop {
         let accepted = std::future::poll_fn(|cx: &mut Context<'_>| {
-            if !ending && over.as_mut().poll(cx).is_ready() {
+            let busy = connection.has_streams();
+            let idle_over = idle.poll(cx, busy || ending).is_ready();
+            if !ending && (idle_over || over.as_mut().poll(cx).is_ready()) {
                 ending = true;
                 connection.graceful_shutdown();
+                idle = Idle::new(PING_TIMEOUT);
             }
             if let Poll::Ready(accepted) = connection.poll_accept(cx) {
                 return Poll::Ready(accepted);
             }
-            alive.poll(cx, connection.has_streams()).map(|()| None)
+            // Who is told to leave and does not has gone already.
+            if ending && idle.poll(cx, busy).is_ready() {
+                return Poll::Ready(None);
+            }
+            alive.poll(cx, busy).map(|()| None)
         });
         // What the client did wrong was answered already.
         let Some(Ok((request, respond))) = accepted.await else {

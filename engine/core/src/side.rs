@@ -192,6 +192,8 @@ pub struct Pump {
     pub bytes: u64,
     /// The end was passed on.
     finished: bool,
+    /// The source is broken; what came before goes out first.
+    broken: Option<Broken>,
     /// The sink has room for nothing more.
     pub is_full: bool,
 }
@@ -211,13 +213,24 @@ impl Pump {
     ) -> Poll<Result<(), Failed>> {
         self.is_full = true;
         while !self.finished {
-            let filled = match from.poll_fill(cx) {
+            let filled = match self.broken {
+                Some(_) => Poll::Pending,
+                None => from.poll_fill(cx),
+            };
+            let filled = match filled {
+                Poll::Ready(Ok(filled)) => filled,
+                Poll::Ready(Err(broken)) => {
+                    self.broken = Some(broken);
+                    continue;
+                }
                 Poll::Pending => {
                     ready!(to.poll_flush(cx, false)).map_err(Failed::Sink)?;
                     self.is_full = false;
-                    return Poll::Pending;
+                    return match self.broken.take() {
+                        Some(broken) => Poll::Ready(Err(Failed::Source(broken))),
+                        None => Poll::Pending,
+                    };
                 }
-                Poll::Ready(filled) => filled.map_err(Failed::Source)?,
             };
             if filled {
                 let carried = poll_carry(cx, &mut from, &mut to, |_| {});

@@ -204,10 +204,11 @@ pub async fn until<T>(end_us: u64, mut future: impl Future<Output = T> + Unpin) 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn on_local<T>(future: impl Future<Output = T>) -> T {
+    /// Run `future` where tasks of a request thread can be.
+    pub(crate) fn on_local<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())

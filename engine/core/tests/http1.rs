@@ -343,6 +343,7 @@ fn an_old_client_gets_no_chunks_and_a_head_alone_no_body() {
         head: false,
         old: false,
         persistent: true,
+        expects: false,
     };
     let old = Asked { old: true, ..asked };
     let by_head = Asked {

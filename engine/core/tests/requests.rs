@@ -3,12 +3,13 @@
 mod loopback;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use loopback::{OK, PATIENCE, address, ask, connect, program, sidecar};
+use loopback::{OK, PATIENCE, address, ask, connect, head, program, sidecar, sidecar_of};
 use serde_json::json;
+use tulle_engine::downstream::HALF_CLOSED_TIME;
 use tulle_engine::engine::Engine;
 
 /// Long enough to see what must not happen.
@@ -180,4 +181,93 @@ fn who_waits_for_one_connection_shares_its_end() {
         assert!(answer.contains("connect-failed"), "{answer}");
     }
     assert!(begin.elapsed() < 10 * short, "{:?}", begin.elapsed());
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: cart\r\n\r\n";
+const SWITCH: &[u8] = b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\n\
+                        upgrade: websocket\r\n\r\n";
+
+#[test]
+fn a_switch_to_no_protocol_is_no_response() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |traffic| {
+        traffic["retry"]["attempts"] = json!(0)
+    });
+    let mut client = connect(address(&engine, "/proxy"));
+    client.write_all(SWITCH).expect("it is sent");
+    let (mut program, _) = asked.recv_timeout(PATIENCE).expect("a request");
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\n";
+    program.write_all(switch).expect("it is sent");
+    let answer = ask(&mut client, "");
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+}
+
+#[test]
+fn an_old_client_switches_to_nothing() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    for (version, switches) in [("HTTP/1.1", true), ("HTTP/1.0", false)] {
+        let mut client = connect(address(&engine, "/proxy"));
+        let request = String::from_utf8_lossy(SWITCH).replace("HTTP/1.1", version);
+        client.write_all(request.as_bytes()).expect("it is sent");
+        let (_program, head) = asked.recv_timeout(PATIENCE).expect("a request");
+        let asks = head.to_ascii_lowercase().contains("upgrade");
+        assert_eq!(asks, switches, "{head}");
+    }
+}
+
+#[test]
+fn who_ended_its_side_reads_a_response_for_as_long_as_it_comes() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    let mut client = connect(address(&engine, "/proxy"));
+    let request = b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+    client.write_all(request).expect("it is sent");
+    client.shutdown(std::net::Shutdown::Write).expect("an end");
+    let (mut program, _) = asked.recv_timeout(PATIENCE).expect("a request");
+    let pause = HALF_CLOSED_TIME * 2 / 5;
+    let pieces = thread::spawn(move || {
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n";
+        program.write_all(head).expect("it is sent");
+        for _ in 0..3 {
+            thread::sleep(pause);
+            program.write_all(b"x").expect("it is sent");
+        }
+    });
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("all of it");
+    pieces.join().expect("an end");
+    assert!(answer.ends_with("\r\n\r\nxxx"), "{answer}");
+}
+
+#[test]
+fn a_place_among_the_connections_goes_round_the_threads() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                // The sidecar may leave.
+                while !head(&mut stream).is_empty() && stream.write_all(OK).is_ok() {}
+            });
+        }
+    });
+    let engine = sidecar_of(2, "http", at, |traffic| {
+        traffic["limits"]["connections"] = json!(1);
+    });
+    let proxy = address(&engine, "/proxy");
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut client = connect(proxy);
+                let answers = (0..20).map(|_| ask(&mut client, GET));
+                answers
+                    .filter(|answer| answer.starts_with("HTTP/1.1 200"))
+                    .count()
+            })
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.join().expect("answers"), 20);
+    }
 }

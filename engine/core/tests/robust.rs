@@ -69,8 +69,9 @@ fn a_body_that_is_not_whole_does_not_look_so() {
     ] {
         let got = answered(asked, answer);
         let shown = String::from_utf8_lossy(answer);
-        // What came with the break may be dropped with it, head and all.
+        // What came before the break arrives, head and all.
         let (head, body) = got.split_once("\r\n\r\n").unwrap_or_default();
+        assert!(body.contains("half"), "{shown}: {got}");
         let whole = head.contains("content-length: 4") || body.ends_with("0\r\n\r\n");
         assert!(!whole, "{shown}: {got}");
     }
@@ -190,7 +191,8 @@ fn who_expects_100_gets_it_or_the_answer() {
             program.write_all(refusal).expect("it is sent");
             let answer = head(&mut client);
             assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-            // The way of a body that never came is not used again.
+            // The way of a body that never came is not used again, on either side.
+            assert!(answer.contains("connection: close"), "{answer}");
             let mut rest = Vec::new();
             program.read_to_end(&mut rest).expect("an end");
             assert!(rest.is_empty(), "{rest:?}");

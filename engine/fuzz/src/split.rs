@@ -174,6 +174,7 @@ fn response_is_read_back(asked: AskedWith, mut head: ResponseHead, body: &Body, 
         head: asked.head,
         old: false,
         persistent: true,
+        expects: false,
     };
     let mut out = Vec::new();
     let (encoder, _) = encode::response(&mut out, &head, asked_of_us);

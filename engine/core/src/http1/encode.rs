@@ -77,6 +77,8 @@ pub struct Asked {
     pub old: bool,
     /// It wants to keep the connection.
     pub persistent: bool,
+    /// It may hold its body back until it is told to go on, and then send none (RFC 9110 §10.1.1).
+    pub expects: bool,
 }
 
 /// Write the head of a final response, for a body of its length. Hop-by-hop fields have been
@@ -189,6 +191,7 @@ mod tests {
             head: false,
             old: false,
             persistent: true,
+            expects: false,
         };
         for (status, has_length) in [(200, true), (304, true), (204, false), (103, false)] {
             let mut head = ResponseHead::new(StatusCode::from_u16(status).unwrap(), Length::None);

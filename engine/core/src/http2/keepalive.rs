@@ -58,9 +58,34 @@ impl KeepAlive {
     }
 }
 
+/// How long a connection may be without streams.
+#[derive(Debug)]
+pub struct Idle {
+    limit: Duration,
+    end: Option<Deadline>,
+}
+
+impl Idle {
+    /// At most `limit` at a time.
+    pub fn new(limit: Duration) -> Idle {
+        Idle { limit, end: None }
+    }
+
+    /// Ready when nothing was `busy` for as long as the limit.
+    pub fn poll(&mut self, cx: &mut Context<'_>, busy: bool) -> Poll<()> {
+        if busy {
+            self.end = None;
+            return Poll::Pending;
+        }
+        let end = self.end.get_or_insert_with(|| Deadline::after(self.limit));
+        Pin::new(end).poll(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timer::tests::on_local;
     use tokio::io::DuplexStream;
 
     const SHORT: Duration = Duration::from_millis(20);
@@ -69,11 +94,7 @@ mod tests {
 
     /// Whether a client whose streams keep it `busy` finds its peer gone.
     fn finds_gone(busy: bool, peer: impl AsyncFnOnce(DuplexStream) + 'static) -> bool {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .expect("a runtime");
-        tokio::task::LocalSet::new().block_on(&runtime, async move {
+        on_local(async move {
             let (ours, theirs) = tokio::io::duplex(4096);
             tokio::task::spawn_local(async move { peer(theirs).await });
             let (_sender, mut connection) =
@@ -100,6 +121,21 @@ mod tests {
     #[test]
     fn a_peer_that_answers_no_ping_is_gone() {
         assert!(finds_gone(true, silent));
+    }
+
+    #[test]
+    fn a_connection_is_idle_from_its_last_stream_on() {
+        on_local(async {
+            let mut idle = Idle::new(SHORT);
+            let mut late = Deadline::after(5 * SHORT);
+            let busy = std::future::poll_fn(|cx| match Pin::new(&mut late).poll(cx) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => idle.poll(cx, true).map(|()| true),
+            });
+            assert!(!busy.await);
+            let over = std::future::poll_fn(|cx| idle.poll(cx, false));
+            assert!(tokio::time::timeout(WHILE, over).await.is_ok());
+        });
     }
 
     #[test]

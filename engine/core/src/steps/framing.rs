@@ -9,9 +9,10 @@ use crate::head::RequestHead;
 use crate::path::{Normal, normalize_path};
 use crate::steps::timeout;
 
-/// Bring the path into normal form. Refuse a request without one, more than one host, one that is
-/// none, spaces around a field of HTTP/2 (RFC 9112 §3.2, RFC 9113 §8.2.1 and §8.3.1), and a
-/// malformed time of gRPC.
+/// Bring the path into normal form, and let Host be the target's where that names one. Refuse a
+/// request without a path, more than one host, one that is none, spaces around a field or more than
+/// one length in HTTP/2 (RFC 9112 §3.2, RFC 9113 §8.2.1, §8.3.1 and §8.1.1), and a malformed time of
+/// gRPC.
 ///
 /// # Errors
 /// [`Reason::BadRequest`], with what is wrong.
@@ -32,19 +33,31 @@ pub fn check(head: &mut RequestHead) -> Result<(), Error> {
     if host.is_some_and(|host| !host.value.iter().all(|&byte| is_of_host(byte))) {
         return refused("the host is none");
     }
+    let mut counts_alone = None;
     if let Some(authority) = head.authority() {
         if !authority.bytes().all(is_of_host) {
             return refused("the host is none");
         }
-        // In the absolute form of HTTP/1.1 the target counts alone (RFC 9112 §3.2.2).
         let differs = |host: &[u8]| !authority.as_bytes().eq_ignore_ascii_case(host);
-        if head.version == Version::HTTP_2 && host.is_some_and(|host| differs(host.value)) {
-            return refused("the request has two hosts");
+        if host.is_some_and(|host| differs(host.value)) {
+            if head.version == Version::HTTP_2 {
+                return refused("the request has two hosts");
+            }
+            counts_alone = Some(authority.to_owned());
         }
     }
     drop(hosts);
-    if head.version == Version::HTTP_2 && head.fields.iter().any(|field| is_padded(field.value)) {
-        return refused("a field begins or ends with a space");
+    // In the absolute form of HTTP/1.1 the target counts, and becomes the Host (RFC 9112 §3.2.2).
+    if let Some(host) = counts_alone {
+        head.fields.set(b"host", host.as_bytes());
+    }
+    if head.version == Version::HTTP_2 {
+        if head.fields.iter().any(|field| is_padded(field.value)) {
+            return refused("a field begins or ends with a space");
+        }
+        if head.fields.all(Name::ContentLength).nth(1).is_some() {
+            return refused("the request has more than one length");
+        }
     }
     // Servers of gRPC remember such a field with its fault, and hold that against later calls of
     // others on the same connection (HPACK's table in gRPC's C core).
@@ -132,6 +145,27 @@ mod tests {
         ] {
             let found = is_refused(version, "cart", &[("x-user", value)]);
             assert_eq!(found, refused, "{version:?} {value:?}");
+        }
+    }
+
+    #[test]
+    fn the_target_of_the_absolute_form_is_the_host() {
+        for (host, expected) in [("other", "cart:80"), ("Cart:80", "Cart:80")] {
+            let mut fields = Fields::of(&[("Host", host)]);
+            let authority = fields.store(b"cart:80");
+            let target = (Some(authority), fields.store(b"/"), None);
+            let mut head = RequestHead::new(Method::GET, Version::HTTP_11, fields, target);
+            check(&mut head).expect("a request");
+            assert_eq!(head.written_host(), Some(expected));
+            assert_eq!(head.host(), Some("cart:80"));
+        }
+    }
+
+    #[test]
+    fn a_length_is_told_once_on_a_stream() {
+        for (count, refused) in [(1, false), (2, true)] {
+            let fields = vec![("content-length", "5"); count];
+            assert_eq!(is_refused(Version::HTTP_2, "cart", &fields), refused);
         }
     }
 

@@ -52,6 +52,7 @@ pub fn strip_own(fields: &mut Fields) {
 /// from what follows the switch.
 pub fn note_switch(head: &mut RequestHead) {
     if head.switch.is_none()
+        && head.version != http::Version::HTTP_10
         && head.length == crate::head::Length::None
         && let Some(protocol) = head.fields.first_span(Name::Upgrade)
     {

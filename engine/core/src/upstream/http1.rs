@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use http::StatusCode;
@@ -10,6 +9,7 @@ use http::StatusCode;
 use super::connect::{Connected, ConnectionPermit};
 use super::pool;
 use crate::error::{Error, Reason};
+use crate::fields::Name;
 use crate::head::{RequestHead, ResponseHead};
 use crate::http1::parse::{self, AskedWith};
 use crate::http1::{Connection, encode};
@@ -97,6 +97,10 @@ impl Http1 {
             return Poll::Ready(Err(Error::new(Reason::Reset, detail)));
         };
         if framed.head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !framed.head.fields.has(Name::Upgrade) {
+                let detail = "a switch to no protocol";
+                return Poll::Ready(Err(Error::new(Reason::BadResponse, detail)));
+            }
             open.connection.switch();
         } else if !framed.head.status.is_informational() {
             open.connection.expect_body(framed.body);
@@ -119,12 +123,7 @@ impl Http1 {
         if !self.0.persistent || !self.0.connection.is_at_rest() {
             return;
         }
-        let waited_for = self.0.permit.as_ref().map(|permit| Arc::clone(&permit.0));
-        pool::check_in(worker, self.0.key, self);
-        if let Some(service) = waited_for
-            && service.load.pending.load(Relaxed) > 0
-        {
-            service.load.freed.notify_one();
-        }
+        let service = self.0.permit.as_ref().map(|permit| Arc::clone(&permit.0));
+        pool::check_in(worker, self.0.key, self, service);
     }
 }

@@ -15,6 +15,7 @@ use super::Target;
 use super::connect::{Alpn, ConnectionPermit, connect};
 use super::pool::{IDLE_TIME, Key};
 use crate::error::{Error, Reason};
+use crate::fields::Name;
 use crate::head::{Length, RequestHead, ResponseHead};
 use crate::http1::HEAD_MAX;
 use crate::http2::keepalive::KeepAlive;
@@ -173,7 +174,7 @@ impl OnStream {
     /// Wait for the next head, interim ones included.
     ///
     /// # Errors
-    /// [`Reason::Unsent`] or [`Reason::Reset`].
+    /// [`Reason::Unsent`], [`Reason::Reset`] or [`Reason::BadResponse`].
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Error>> {
         if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
             return Poll::Ready(Ok(heads::response(&interim, true)));
@@ -183,6 +184,10 @@ impl OnStream {
         let ended = recv.is_end_stream();
         let head = heads::response(&http::Response::from_parts(parts, ()), ended);
         self.stream.receive(recv);
+        if head.fields.all(Name::ContentLength).nth(1).is_some() {
+            let detail = "more than one length";
+            return Poll::Ready(Err(Error::new(Reason::BadResponse, detail)));
+        }
         Poll::Ready(Ok(match &self.switch {
             Some(switch) if head.status.is_success() => switch.made(head),
             _ => head,

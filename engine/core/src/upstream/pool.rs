@@ -1,10 +1,13 @@
 //! Idle HTTP/1.1 connections of one thread, last in first out, without a task of their own.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::Target;
 use super::connect::{Alpn, ConnectionPermit, connect};
@@ -42,6 +45,8 @@ pub const IDLE_TIME: Duration = Duration::from_secs(50);
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: HashMap<Key, Vec<(u64, Http1)>, ahash::RandomState>,
+    /// Requests of this thread that wait for a connection, in order.
+    waiting: VecDeque<Rc<Waiter>>,
 }
 
 impl Pool {
@@ -74,11 +79,42 @@ impl Pool {
         }
         false
     }
+
+    /// Tell the next of those that wait for a connection of `service` that one comes; `false`:
+    /// none of this thread does.
+    fn tell_next(&self, service: &Arc<Service>) -> bool {
+        let mut of_service = self
+            .waiting
+            .iter()
+            .filter(|waiter| Arc::ptr_eq(&waiter.service, service))
+            .peekable();
+        let any = of_service.peek().is_some();
+        if let Some(next) = of_service.find(|waiter| !waiter.is_told.replace(true)) {
+            next.told.notify_one();
+        }
+        any
+    }
 }
 
-/// Keep a connection for later; the oldest goes when there are too many.
-pub fn check_in(worker: &Rc<Worker>, key: Key, connection: Http1) {
+/// A request that waits for a connection.
+#[derive(Debug)]
+struct Waiter {
+    service: Arc<Service>,
+    told: Notify,
+    is_told: Cell<bool>,
+}
+
+/// Keep a connection for later; the oldest goes when there are too many. Where others wait for a
+/// place among `service`'s, they are told.
+pub fn check_in(worker: &Rc<Worker>, key: Key, connection: Http1, service: Option<Arc<Service>>) {
     let mut pool = worker.pool.borrow_mut();
+    let waited_for = service.filter(|service| service.load.pending.load(Relaxed) > 0);
+    if let Some(service) = waited_for
+        && !pool.tell_next(&service)
+    {
+        // They wait on other threads, which cannot use it: its place is what they get.
+        return;
+    }
     let connections = pool.idle.entry(key).or_default();
     if connections.len() >= IDLE_MAX {
         connections.remove(0);
@@ -142,13 +178,14 @@ async fn wait(
         );
         return Err(Error::new(Reason::PendingLimit, detail));
     }
-    let _waiting = Waiting(service);
+    let waiting = Waiting::begin(worker, service);
     let key = Key::of(target);
     let place = async {
         loop {
             let mut freed = std::pin::pin!(service.load.freed.notified());
             // Registered before the look around: another thread may free a place meanwhile.
             freed.as_mut().enable();
+            waiting.waiter.is_told.set(false);
             if let Some(connection) = take_idle(worker, key) {
                 return Place::Idle(connection);
             }
@@ -157,7 +194,10 @@ async fn wait(
             }
             // All connections may be idle at other endpoints: one of them makes room.
             if !worker.pool.borrow_mut().drop_one_of(service) {
-                freed.await;
+                tokio::select! {
+                    () = freed => {}
+                    () = waiting.waiter.told.notified() => {}
+                }
             }
         }
     };
@@ -173,10 +213,32 @@ async fn wait(
         })
 }
 
-struct Waiting<'a>(&'a Arc<Service>);
+/// Counts and lists a request that waits.
+struct Waiting<'a> {
+    worker: &'a Rc<Worker>,
+    waiter: Rc<Waiter>,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(worker: &'a Rc<Worker>, service: &Arc<Service>) -> Waiting<'a> {
+        let waiter = Rc::new(Waiter {
+            service: Arc::clone(service),
+            told: Notify::new(),
+            is_told: Cell::new(false),
+        });
+        worker
+            .pool
+            .borrow_mut()
+            .waiting
+            .push_back(Rc::clone(&waiter));
+        Waiting { worker, waiter }
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.load.pending.fetch_sub(1, Relaxed);
+        let waiting = &mut self.worker.pool.borrow_mut().waiting;
+        waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
+        self.waiter.service.load.pending.fetch_sub(1, Relaxed);
     }
 }

@@ -16,6 +16,16 @@ pub(crate) const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// A sidecar whose service `shop/cart` speaks `protocol` at `endpoint`.
 pub(crate) fn sidecar(protocol: &str, endpoint: SocketAddr, change: impl Fn(&mut Value)) -> Engine {
+    sidecar_of(1, protocol, endpoint, change)
+}
+
+/// The same, with so many threads for requests.
+pub(crate) fn sidecar_of(
+    workers: u32,
+    protocol: &str,
+    endpoint: SocketAddr,
+    change: impl Fn(&mut Value),
+) -> Engine {
     let engine = Engine::bind(
         json!({
             "workload": {"namespace": "shop", "name": "web-1", "service_account": "web",
@@ -24,7 +34,7 @@ pub(crate) fn sidecar(protocol: &str, endpoint: SocketAddr, change: impl Fn(&mut
             "inbound": [{"port": 80, "protocol": "http", "listen": "127.0.0.1:0",
                          "app": endpoint, "proxy_protocol": false}],
             "outbound": [], "proxy_listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0",
-            "control": null, "state_dir": null, "probe": null, "workers": 1,
+            "control": null, "state_dir": null, "probe": null, "workers": workers,
             "access_log": "off", "access_log_path": null, "drain_seconds": 10,
             "reason_header": true,
         })
