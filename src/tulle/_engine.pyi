@@ -6,25 +6,40 @@ from any thread, and give up the GIL while they wait.
 
 from typing import Literal, final
 
-__all__ = ["Engine", "EngineError", "Hub"]
+__all__ = ["Engine", "EngineError", "Hub", "Threads"]
 
 class EngineError(Exception):
     """The engine refused what it was given, or could not do what it was asked."""
 
 @final
+class Threads:
+    """Threads that carry the traffic of several workloads; they end with the last of them."""
+
+    def __new__(cls, workers: int) -> Threads:
+        """Start *workers* threads for traffic and one for all else.
+
+        Raises:
+            EngineError: The system has no more threads.
+        """
+
+    def wait(self, seen: int, timeout_ms: int) -> int:
+        """Wait until some engine has an event, and return what to give the next call as *seen*."""
+
+@final
 class Engine:
-    """The data plane of one workload, on threads of its own.
+    """The data plane of one workload, on threads of its own or on those of several.
 
     Order of use: make it (listeners are bound, nothing is accepted), `join` or `set_identity`,
     `apply` what is known already, `start`, then `next_event` until `drained`. Where an engine of
     the same `state_dir` runs, its listeners are taken over; it goes on until this one is started.
     """
 
-    def __new__(cls, settings: bytes) -> Engine:
-        """Bind the listeners that *settings* name.
+    def __new__(cls, settings: bytes, threads: Threads | None = None) -> Engine:
+        """Bind the listeners that *settings* name. *threads* None: it gets its own.
 
         Raises:
-            EngineError: The settings are wrong, or an address is taken.
+            EngineError: The settings are wrong, or an address is taken, or *threads* serve as many
+                workloads as they can.
         """
 
     def addresses(self) -> bytes:
@@ -40,6 +55,15 @@ class Engine:
 
         Raises:
             EngineError: The control plane refused, or there is no certificate.
+        """
+
+    def enter(self, token: str | None, roots_pem: str | None, timeout_s: float) -> None:
+        """Join and then start, without waiting for it.
+
+        The event `joined` tells of success, `failed` of what hindered it.
+
+        Raises:
+            EngineError: It was stopped.
         """
 
     def start(self) -> None:
@@ -74,7 +98,7 @@ class Engine:
         """Stop accepting and finish what is under way; the event `drained` tells the end."""
 
     def stop(self) -> None:
-        """Close everything now and wait for the threads."""
+        """Close everything now and wait until nothing of it is left."""
 
 @final
 class Hub:

@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// Connections at once: a few probes, a scraper and a person.
@@ -48,18 +48,19 @@ pub trait Admin: Send + Sync {
 
 /// Serve the endpoint until dropped.
 pub async fn serve(listener: TcpListener, admin: Arc<dyn Admin>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Those that are open end with this future.
+    let mut open = JoinSet::new();
     loop {
-        let place = Arc::clone(&connections).acquire_owned().await;
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if open.len() < CONNECTIONS_MAX => accepted,
+            Some(_) = open.join_next() => continue,
         };
-        let admin = Arc::clone(&admin);
-        tokio::spawn(async move {
-            converse(stream, admin).await;
-            drop(place);
-        });
+        match accepted {
+            Ok((stream, _)) => {
+                open.spawn(converse(stream, Arc::clone(&admin)));
+            }
+            Err(_) => sleep(ACCEPT_PAUSE).await,
+        }
     }
 }
 

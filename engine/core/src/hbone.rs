@@ -95,9 +95,9 @@ pub async fn serve(
                     let asked = Asked { app, port, caller: Rc::clone(&caller) };
                     let open = Open::count(worker, Closing::Inbound);
                     let held = (open, Counted::new(&tunnels));
-                    let worker = Rc::clone(worker);
-                    tokio::task::spawn_local(async move {
-                        asked.answer(&worker, request, answer).await;
+                    let serving = Rc::clone(worker);
+                    worker.spawn(async move {
+                        asked.answer(&serving, request, answer).await;
                         drop(held);
                     });
                 }

@@ -125,12 +125,14 @@ impl Host for Shared {
     }
 
     fn event(&self, event: Value) {
-        let mut events = self.events.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if events.len() >= EVENTS_MAX {
-            events.pop_front();
+        {
+            let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+            if events.len() >= EVENTS_MAX {
+                events.pop_front();
+            }
+            events.push_back(event);
         }
-        events.push_back(event);
-        self.events.1.notify_one();
+        self.bell.ring();
     }
 }
 

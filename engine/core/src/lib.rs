@@ -48,6 +48,7 @@ pub mod splice;
 pub mod steps;
 pub mod takeover;
 pub mod tcp;
+pub mod threads;
 pub mod timer;
 pub mod tls;
 pub mod tries;

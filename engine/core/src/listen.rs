@@ -67,7 +67,7 @@ pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::Tcp
             Ok((stream, _)) => {
                 if worker.shared.metrics.connections.load(Relaxed) < CONNECTIONS_MAX {
                     let open = Open::count(&worker, closes);
-                    tokio::task::spawn_local(connection(open, purpose.clone(), stream));
+                    worker.spawn(connection(open, purpose.clone(), stream));
                 }
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,

@@ -361,7 +361,7 @@ pub async fn http2(
         let Some(Ok((request, respond))) = accepted.await else {
             return;
         };
-        tokio::task::spawn_local(on_stream(
+        worker.spawn(on_stream(
             Rc::clone(worker),
             Rc::clone(&way),
             request,

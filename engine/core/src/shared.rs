@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -23,6 +23,7 @@ use crate::plan::service::{Service, ServicePlan};
 use crate::plan::{Build, Directory};
 use crate::record::{Record, ServiceKey};
 use crate::settings::Settings;
+use crate::threads::Bell;
 use crate::timer::now_s;
 use crate::tls::{self, Identity, SpiffeId};
 use crate::upstream::connect::Alpn;
@@ -57,7 +58,8 @@ pub struct Shared {
     pub(crate) server_tls: ArcSwapOption<[Arc<ServerConfig>; Alpn::ALL.len()]>,
     records: Mutex<BTreeMap<String, String>>,
     outgoing: mpsc::Sender<Outgoing>,
-    pub(crate) events: (Mutex<VecDeque<Value>>, Condvar),
+    pub(crate) events: Mutex<VecDeque<Value>>,
+    pub(crate) bell: Arc<Bell>,
     pub(crate) app_ready: AtomicBool,
     /// Whether the workload's own record is in force; until then nobody is let in.
     pub has_inbound: AtomicBool,
@@ -85,11 +87,14 @@ pub struct Shared {
 
 impl Shared {
     /// The state of a sidecar that knows nothing yet, and where it puts messages for the record
-    /// stream.
+    /// stream; `bell` tells of events.
     ///
     /// # Errors
     /// The workload's names make no SPIFFE id, or the access log cannot be opened.
-    pub fn new(settings: Settings) -> Result<(Arc<Shared>, mpsc::Receiver<Outgoing>), String> {
+    pub(crate) fn new(
+        settings: Settings,
+        bell: Arc<Bell>,
+    ) -> Result<(Arc<Shared>, mpsc::Receiver<Outgoing>), String> {
         let workload = &settings.workload;
         let id = SpiffeId::new(
             &settings.trust_domain,
@@ -121,7 +126,8 @@ impl Shared {
             server_tls: ArcSwapOption::empty(),
             records: Mutex::default(),
             outgoing,
-            events: (Mutex::default(), Condvar::new()),
+            events: Mutex::default(),
+            bell,
             app_ready: AtomicBool::new(settings.probe.is_none()),
             has_inbound: AtomicBool::new(false),
             connected: AtomicBool::new(false),
@@ -199,13 +205,10 @@ impl Shared {
 
     /// The next event, waiting at most `timeout`.
     pub fn next_event(&self, timeout: Duration) -> Option<Value> {
-        let events = self.events.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut events, _) = self
-            .events
-            .1
-            .wait_timeout_while(events, timeout, |events| events.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
-        events.pop_front()
+        self.bell.find(timeout, || {
+            let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+            events.pop_front()
+        })
     }
 
     pub(crate) fn records(&self) -> MutexGuard<'_, BTreeMap<String, String>> {

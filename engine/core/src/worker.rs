@@ -1,4 +1,4 @@
-//! What one request thread owns: its pools, its TLS configs, its metric cells. No locks.
+//! What one workload owns on one request thread: pools, TLS configs, metric cells, tasks. No locks.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::error::{Error, Reason};
-use crate::http1::buffer;
 use crate::observe::metrics::ThreadMetrics;
 use crate::plan::service::Service;
 use crate::shared::Shared;
+use crate::threads::Tasks;
 use crate::timer;
 use crate::tls::{self, SpiffeId};
 use crate::upstream::connect::Alpn;
@@ -28,7 +29,7 @@ const TLS_CONFIGS_MAX: usize = 1024;
 /// How often idle connections are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The state of a request thread.
+/// The state of a workload on a request thread.
 #[derive(Debug)]
 pub struct Worker {
     /// What all threads share.
@@ -41,6 +42,7 @@ pub struct Worker {
     pub http2: Connections,
     /// Connections that carry TCP.
     pub tunnels: Tunnels,
+    tasks: Rc<Tasks>,
     hosts: RefCell<Hosts>,
     tls: RefCell<TlsConfigs>,
 }
@@ -55,35 +57,46 @@ struct TlsConfigs {
 }
 
 impl Worker {
-    /// A thread's state; must be called inside its runtime.
+    /// A workload's state on this thread.
     pub fn new(shared: Arc<Shared>) -> Rc<Worker> {
-        let worker = Rc::new(Worker {
+        Rc::new(Worker {
             shared,
             metrics: RefCell::default(),
             pool: RefCell::default(),
             http2: Connections::default(),
             tunnels: Tunnels::default(),
+            tasks: Rc::default(),
             hosts: RefCell::default(),
             tls: RefCell::default(),
-        });
-        let mut closing = worker.shared.closing.subscribe();
-        tokio::task::spawn_local(async move {
-            while closing.changed().await.is_ok() {
-                timer::wake_all();
+        })
+    }
+
+    /// Start a task of the workload on this thread; it ends with the workload.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Look after what is open, as long as it is awaited.
+    pub(crate) async fn keep(&self) {
+        let mut closing = self.shared.closing.subscribe();
+        let mut sweep = interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // The sender is in our own hands.
+                _ = closing.changed() => timer::wake_all(),
+                _ = sweep.tick() => {
+                    self.pool.borrow_mut().sweep();
+                    self.http2.sweep();
+                    self.tunnels.sweep();
+                }
             }
-        });
-        let weak = Rc::downgrade(&worker);
-        tokio::task::spawn_local(async move {
-            loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
-                let Some(worker) = weak.upgrade() else { return };
-                worker.pool.borrow_mut().sweep();
-                buffer::trim();
-                worker.http2.sweep();
-                worker.tunnels.sweep();
-            }
-        });
-        worker
+        }
+    }
+
+    /// End all that was started here.
+    pub(crate) async fn end(&self) {
+        self.tasks.end().await;
     }
 
     /// The service and port that a host was found to mean.

@@ -1,5 +1,6 @@
-//! `tulle._engine.Engine`: the data plane of one workload.
+//! `tulle._engine.Engine` and `Threads`: the data plane of one workload, and what several share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -10,7 +11,28 @@ use crate::error::raise;
 /// The longest join: whoever wants to wait longer tries again.
 const JOIN_SECONDS_MAX: f64 = 3600.0;
 
-/// The data plane of one workload, on threads of its own.
+/// Threads that carry the traffic of several workloads.
+#[pyclass(frozen, module = "tulle._engine")]
+pub(crate) struct Threads {
+    inner: Arc<tulle_engine::threads::Threads>,
+}
+
+#[pymethods]
+impl Threads {
+    #[new]
+    fn new(workers: usize) -> PyResult<Self> {
+        let inner = tulle_engine::threads::Threads::start(workers);
+        Ok(Self {
+            inner: inner.map_err(raise)?,
+        })
+    }
+
+    fn wait(&self, py: Python<'_>, seen: u64, timeout_ms: u64) -> u64 {
+        py.detach(|| self.inner.wait(seen, Duration::from_millis(timeout_ms)))
+    }
+}
+
+/// The data plane of one workload.
 #[pyclass(frozen, module = "tulle._engine")]
 pub(crate) struct Engine {
     inner: tulle_engine::engine::Engine,
@@ -19,8 +41,12 @@ pub(crate) struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    fn new(py: Python<'_>, settings: &[u8]) -> PyResult<Self> {
-        let inner = py.detach(|| tulle_engine::engine::Engine::bind(settings));
+    #[pyo3(signature = (settings, threads=None))]
+    fn new(py: Python<'_>, settings: &[u8], threads: Option<&Threads>) -> PyResult<Self> {
+        let inner = py.detach(|| match threads {
+            None => tulle_engine::engine::Engine::bind(settings),
+            Some(threads) => tulle_engine::engine::Engine::bind_on(&threads.inner, settings),
+        });
         Ok(Self {
             inner: inner.map_err(raise)?,
         })
@@ -38,14 +64,20 @@ impl Engine {
         roots_pem: Option<&str>,
         timeout_s: f64,
     ) -> PyResult<&'static str> {
-        if !(0.0..=JOIN_SECONDS_MAX).contains(&timeout_s) {
-            return Err(raise(format!(
-                "timeout_s: {timeout_s} is no wait; allowed: 0 to {JOIN_SECONDS_MAX}"
-            )));
-        }
-        let timeout = Duration::from_secs_f64(timeout_s);
+        let timeout = join_time(timeout_s)?;
         py.detach(|| self.inner.join(token, roots_pem, timeout))
             .map_err(raise)
+    }
+
+    #[pyo3(signature = (token, roots_pem, timeout_s))]
+    fn enter(
+        &self,
+        token: Option<String>,
+        roots_pem: Option<String>,
+        timeout_s: f64,
+    ) -> PyResult<()> {
+        let timeout = join_time(timeout_s)?;
+        self.inner.enter(token, roots_pem, timeout).map_err(raise)
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
@@ -91,4 +123,13 @@ impl Engine {
     fn stop(&self, py: Python<'_>) {
         py.detach(|| self.inner.stop());
     }
+}
+
+fn join_time(timeout_s: f64) -> PyResult<Duration> {
+    if !(0.0..=JOIN_SECONDS_MAX).contains(&timeout_s) {
+        return Err(raise(format!(
+            "timeout_s: {timeout_s} is no wait; allowed: 0 to {JOIN_SECONDS_MAX}"
+        )));
+    }
+    Ok(Duration::from_secs_f64(timeout_s))
 }

@@ -19,6 +19,8 @@ mod _engine {
     #[pymodule_export]
     use crate::engine::Engine;
     #[pymodule_export]
+    use crate::engine::Threads;
+    #[pymodule_export]
     use crate::error::EngineError;
     #[pymodule_export]
     use crate::hub::Hub;

@@ -34,14 +34,17 @@ impl Joined {
 
 /// Gets an identity: with the token, or else the one kept on disk while it is valid.
 ///
-/// It blocks, at most `timeout`, on a small runtime of its own. While the control plane is not
-/// there it tries again, unless a valid identity is on disk: then a start does not wait. A
-/// refusal is final, but it cannot take away a valid identity either, since a token is good for
-/// one join and a restart brings the same one.
+/// It takes at most `timeout`, and runs on a `LocalSet`. While the control plane is not there it
+/// tries again, unless a valid identity is on disk: then a start does not wait. A refusal is
+/// final, but it cannot take away a valid identity either, since a token is good for one join and
+/// a restart brings the same one.
 ///
 /// `workload` is the object of that name in the hello. `roots_pem` authenticates the control
 /// plane; without it, the roots kept on disk do.
-pub fn join(
+///
+/// # Errors
+/// Why there is no identity.
+pub async fn certified(
     settings: &ControlSettings,
     workload: &Value,
     token: Option<&str>,
@@ -76,16 +79,30 @@ pub fn join(
         roots,
         body: json!({"token": token, "workload": workload}),
     };
+    match request.until_answered(timeout, cached.is_some()).await {
+        Ok(identity) => Ok(Joined::Fresh(identity)),
+        Err(error) => cached.map(Joined::Cached).ok_or(error),
+    }
+}
+
+/// As [`certified`]; it blocks, on a small runtime of its own.
+///
+/// # Errors
+/// As [`certified`].
+pub fn join(
+    settings: &ControlSettings,
+    workload: &Value,
+    token: Option<&str>,
+    roots_pem: Option<&str>,
+    timeout: Duration,
+) -> Result<Joined, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
         .map_err(|error| format!("runtime: {error}"))?;
-    let joining = request.until_answered(timeout, cached.is_some());
-    match LocalSet::new().block_on(&runtime, joining) {
-        Ok(identity) => Ok(Joined::Fresh(identity)),
-        Err(error) => cached.map(Joined::Cached).ok_or(error),
-    }
+    let joining = certified(settings, workload, token, roots_pem, timeout);
+    LocalSet::new().block_on(&runtime, joining)
 }
 
 struct Request<'a> {

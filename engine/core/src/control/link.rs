@@ -14,7 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::net::{TcpStream, lookup_host};
@@ -54,6 +55,16 @@ impl LinkError {
 
     fn reached(why: String) -> Self {
         Self { why, reached: true }
+    }
+}
+
+/// What hyper starts ends with the `LocalSet` that the connection is on.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
     }
 }
 
@@ -139,7 +150,7 @@ impl Link {
             .map_err(|error| LinkError::reached(said(&error)))?;
         verified_peer(stream.get_ref().1, SystemTime::now())
             .map_err(|error| LinkError::reached(said(&error)))?;
-        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+        let (requests, connection) = http2::Builder::new(Local)
             .timer(TokioTimer::new())
             .keep_alive_interval(timing.ping_every)
             .keep_alive_timeout(timing.ping_answer)

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 pub use host::{Host, Outgoing};
-pub use join::{Joined, join};
+pub use join::{Joined, certified, join};
 
 use crate::tls::{Identity, SpiffeId, TlsError};
 

@@ -80,11 +80,11 @@ pub async fn serve_udp(worker: Rc<Worker>, socket: std::net::UdpSocket) {
         let Some(permit) = Permit::take(&worker.shared.dns_queries) else {
             continue;
         };
-        let (worker, socket) = (Rc::clone(&worker), Rc::clone(&socket));
+        let (asked, socket) = (Rc::clone(&worker), Rc::clone(&socket));
         let query = datagram[..length].to_vec();
-        tokio::task::spawn_local(async move {
+        worker.spawn(async move {
             let _permit = permit;
-            if let Some(reply) = reply(&worker, &query, Transport::Udp).await {
+            if let Some(reply) = reply(&asked, &query, Transport::Udp).await {
                 // A client that has gone asks nobody again.
                 let _sent = socket.send_to(&reply, client).await;
             }

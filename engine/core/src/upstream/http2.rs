@@ -266,7 +266,7 @@ async fn open(worker: &Rc<Worker>, target: &Target) -> Result<Shared, Error> {
         streams: Cell::new(0),
     });
     let lives = Rc::clone(&life);
-    tokio::task::spawn_local(async move {
+    worker.spawn(async move {
         let mut alive = KeepAlive::new(connection.ping_pong(), PING_INTERVAL);
         // Each stream learns of the connection's end by itself.
         std::future::poll_fn(|cx| {

@@ -192,7 +192,7 @@ async fn connect(worker: &Rc<Worker>, target: &Target) -> Result<Rc<Carrier>, Er
     let pings = connection.ping_pong();
     // Not held by its own task, or it would never be let go of.
     let driven = Rc::downgrade(&carrier);
-    tokio::task::spawn_local(async move {
+    worker.spawn(async move {
         // Each tunnel learns of the end by itself.
         tokio::select! {
             _ended = connection => {}

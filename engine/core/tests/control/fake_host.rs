@@ -168,10 +168,15 @@ impl Sidecar {
 
     /// The next event of that name; others are passed over.
     pub(crate) fn event(&self, name: &str) -> Value {
+        self.event_among(&[name])
+    }
+
+    /// The next event of one of those names.
+    pub(crate) fn event_among(&self, names: &[&str]) -> Value {
         loop {
             let event = self.events.recv_timeout(PATIENCE);
-            let event = event.unwrap_or_else(|_| panic!("no event {name}"));
-            if event["event"] == name {
+            let event = event.unwrap_or_else(|_| panic!("no event {names:?}"));
+            if names.iter().any(|name| event["event"] == *name) {
                 return event;
             }
         }

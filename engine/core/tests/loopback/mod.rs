@@ -26,22 +26,34 @@ pub(crate) fn sidecar_of(
     endpoint: SocketAddr,
     change: impl Fn(&mut Value),
 ) -> Engine {
-    let engine = Engine::bind(
-        json!({
-            "workload": {"namespace": "shop", "name": "web-1", "service_account": "web",
-                         "labels": {}, "zone": null},
-            "trust_domain": "tulle.local",
-            "inbound": [{"port": 80, "protocol": "http", "listen": "127.0.0.1:0",
-                         "app": endpoint, "proxy_protocol": false}],
-            "outbound": [], "proxy_listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0",
-            "control": null, "state_dir": null, "probe": null, "workers": workers,
-            "access_log": "off", "access_log_path": null, "drain_seconds": 10,
-            "reason_header": true,
-        })
-        .to_string()
-        .as_bytes(),
-    )
-    .expect("an engine");
+    let engine = Engine::bind(&settings(workers, endpoint)).expect("an engine");
+    start(engine, protocol, endpoint, change)
+}
+
+/// The settings of such a sidecar.
+pub(crate) fn settings(workers: u32, endpoint: SocketAddr) -> Vec<u8> {
+    json!({
+        "workload": {"namespace": "shop", "name": "web-1", "service_account": "web",
+                     "labels": {}, "zone": null},
+        "trust_domain": "tulle.local",
+        "inbound": [{"port": 80, "protocol": "http", "listen": "127.0.0.1:0",
+                     "app": endpoint, "proxy_protocol": false}],
+        "outbound": [], "proxy_listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0",
+        "control": null, "state_dir": null, "probe": null, "workers": workers,
+        "access_log": "off", "access_log_path": null, "drain_seconds": 10,
+        "reason_header": true,
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// Give it its records, and start it.
+pub(crate) fn start(
+    engine: Engine,
+    protocol: &str,
+    endpoint: SocketAddr,
+    change: impl Fn(&mut Value),
+) -> Engine {
     let mut traffic = serde_json::from_str(include_str!("../traffic.json")).expect("a policy");
     change(&mut traffic);
     let records = [
