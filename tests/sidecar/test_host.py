@@ -125,9 +125,10 @@ def test_it_stays_small(host: Host) -> None:
     assert rss / 1024 < RSS_MIB_MAX
 
 
-def test_it_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("module", ["host", "shared"])
+def test_it_imports_nothing_heavy(module: str) -> None:
     program = (
-        f"import sys; sys.path.append({ROOT!r}); import tulle.sidecar.host; "
+        f"import sys; sys.path.append({ROOT!r}); import tulle.sidecar.{module}; "
         "sys.stdout.write(' '.join(sys.modules))"
     )
     loaded = subprocess.run(

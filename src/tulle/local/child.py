@@ -46,6 +46,8 @@ class Launch:
     run: str
     """The id of the run, the first part of the child's mark."""
     pass_fds: tuple[int, ...] = ()
+    stdin: int = subprocess.DEVNULL
+    """The descriptor to read from."""
     in_terminal: bool = False
     """Share the runner's terminal, session and standard streams instead of being read."""
 
@@ -164,7 +166,7 @@ def start(launch: Launch, on_line: Lines) -> Child:
     try:
         popen = subprocess.Popen(
             words,
-            stdin=None if launch.in_terminal else subprocess.DEVNULL,
+            stdin=None if launch.in_terminal else launch.stdin,
             stdout=None if launch.in_terminal else subprocess.PIPE,
             stderr=None if launch.in_terminal else subprocess.STDOUT,
             env={**launch.environment, marks.MARK: mark},

@@ -21,6 +21,7 @@ from tulle.local.paths import Home
 from tulle.local.plan import DRAIN_SECONDS, Replica, sidecar_settings
 from tulle.local.plane import Plane
 from tulle.local.ports import Ports
+from tulle.local.shared import Seat, SharedProcess
 
 ROOT = str(Path(tulle.__file__).parents[1])
 BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.launch import main; main({args})"
@@ -55,6 +56,8 @@ class LocalMesh:
     """`trust_domain` and `access_log`."""
     transparent: bool = False
     """Whether the sidecar intercepts what is sent from this network namespace."""
+    shared: SharedProcess | None = None
+    """The process of all sidecars; None where each has its own."""
 
 
 class Sidecar:
@@ -74,14 +77,14 @@ class Sidecar:
         self.quiet = asyncio.Event()
         """Set when nothing comes in any more."""
         self.addresses: dict[str, Any] = {}
-        self.child: Child | None = None
+        self.child: Child | Seat | None = None
         self.error: str | None = None
         self._replica = replica
         self._mesh = mesh
         self._on_event = on_event
         self._has_joined = False
         self._asked = False
-        self._left: list[Child] = []
+        self._left: list[Child | Seat] = []
         """Processes that were succeeded, and drain."""
         self._listen: dict[str, int] = {}
         self._log = LogFile(mesh.home.logs / f"{replica.name}.sidecar.log")
@@ -93,12 +96,7 @@ class Sidecar:
             await self.wanted.wait()
             began = time.monotonic()
             self._write_settings()
-            reader, writer = os.pipe()
-            try:
-                self.child = self._start(reader)
-            finally:
-                os.close(reader)
-            token = asyncio.ensure_future(self._hand_token(writer))
+            token = asyncio.ensure_future(self._hand_token(self._begin()))
             try:
                 code = await self._last_code()
             finally:
@@ -124,6 +122,11 @@ class Sidecar:
             StartError: there is none, or the new one did not come to serve; the old one goes on.
         """
         name, old = self._replica.name, self.child
+        if self._mesh.shared is not None:
+            raise StartError(
+                f"{name}: its sidecar shares a process with all others, which is not replaced in "
+                "place; stop and start it: tulle down && tulle up --shared"
+            )
         if old is None or not self.serving.is_set():
             raise StartError(f"{name}: its sidecar does not serve yet; see: tulle ps")
         self.serving.clear()
@@ -154,7 +157,10 @@ class Sidecar:
             return
         self.serving.clear()
         self.quiet.clear()
-        self.child.signal(signal.SIGUSR1)
+        if isinstance(self.child, Seat):
+            self.child.quiet()
+        else:
+            self.child.signal(signal.SIGUSR1)
         quiet = asyncio.ensure_future(self.quiet.wait())
         ended = asyncio.ensure_future(self.child.wait())
         await asyncio.wait(
@@ -173,6 +179,28 @@ class Sidecar:
     def close(self) -> None:
         """Close the log."""
         self._log.close()
+
+    def _begin(self) -> Callable[[str], None]:
+        """Start it; return what hands it its token, "" for none."""
+        folder = self._mesh.home.sidecar(self._replica.name)
+        if self._mesh.shared is not None:
+            self.child = seat = self._mesh.shared.add(self._replica.name, folder, self._on_line)
+            return lambda token: seat.join(self._mesh.home.roots, token)
+        reader, writer = os.pipe()
+        try:
+            self.child = self._start(reader)
+        except StartError:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+
+        def hand(token: str) -> None:
+            with contextlib.suppress(BrokenPipeError):  # it ended; `keep` sees that too
+                os.write(writer, token.encode())
+            os.close(writer)
+
+        return hand
 
     def _start(self, reader: int | None) -> Child:
         name = f"{self._replica.name}.sidecar"
@@ -208,6 +236,8 @@ class Sidecar:
         )
         if self._mesh.transparent:
             settings["transparent"] = {"outbound_only": True}
+        if self._mesh.shared is not None:
+            settings.pop("roots_pem_path")  # it comes with the token
         folder = self._mesh.home.sidecar(self._replica.name)
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "settings.json").write_text(json.dumps(settings, indent=1))
@@ -218,8 +248,9 @@ class Sidecar:
             self._mesh.ports.give_back(port)
             self._listen[name] = self._mesh.ports.take(f"{self._replica.name} {name}")
 
-    async def _hand_token(self, writer: int) -> None:
-        """Write a token into the pipe as soon as there is one; nothing for a known sidecar."""
+    async def _hand_token(self, hand: Callable[[str], None]) -> None:
+        """Give *hand* a token as soon as there is one; "" for a known sidecar, or at the end."""
+        token = ""
         try:
             while not (self._has_joined and not self._mesh.plane_ready.is_set()):
                 await self._mesh.plane_ready.wait()
@@ -233,11 +264,9 @@ class Sidecar:
                     self._on_event({"event": "no-token", "error": str(error)})
                     await asyncio.sleep(1)
                     continue
-                with contextlib.suppress(BrokenPipeError):  # it ended; `keep` sees that too
-                    os.write(writer, token.encode())
                 return
         finally:
-            os.close(writer)
+            hand(token)
 
     def _on_line(self, line: str) -> None:
         self._log.write(line)

@@ -42,7 +42,8 @@ from tulle.local.plane import Plane
 from tulle.local.ports import Ports
 from tulle.local.project import Project, providers, select_apps
 from tulle.local.requests import Request, RequestServer
-from tulle.local.sidecar import LocalMesh, Sidecar
+from tulle.local.shared import SharedProcess
+from tulle.local.sidecar import STOP_SECONDS, LocalMesh, Sidecar
 from tulle.local.status import AppStatus
 from tulle.local.unit import Surroundings, Unit, inherited_environment
 from tulle.resources.violations import suggest
@@ -77,6 +78,8 @@ class RunSettings:
     """Whether sidecars intercept what is sent from this network namespace: of one, not several."""
     path_first: Path | None = None
     """A folder that apps find programs in before all others."""
+    shared: bool = False
+    """Whether all sidecars share one process."""
 
 
 class Supervisor:
@@ -97,6 +100,7 @@ class Supervisor:
         apps = select_apps(project, settings.apps)
         written = read_resources(project)
         self._services = services_in(written)
+        home.prepare()
         ports = Ports(str(home.directory))
         mesh_settings = project.manifest.mesh
         self._mesh = LocalMesh(
@@ -107,6 +111,7 @@ class Supervisor:
             hub=settings.joined_hub or f"127.0.0.1:{ports.take('hub')}",
             run=self.run,
             transparent=settings.transparent,
+            shared=SharedProcess(home, self.run) if settings.shared else None,
             settings={
                 "trust_domain": mesh_settings.trust_domain,
                 "access_log": mesh_settings.access_log,
@@ -120,7 +125,6 @@ class Supervisor:
             quiet=settings.quiet,
             states=settings.states,
         )
-        home.prepare()
         namespaces = implied_namespaces(project, written)
         services = implied_services(project, apps, self._services)
         if settings.single:
@@ -263,6 +267,9 @@ class Supervisor:
         for level in self._levels():
             await self._unless_hurried([unit.stop_app() for unit in level])
         await self._unless_hurried([unit.sidecar.stop() for unit in self.units])
+        if self._mesh.shared is not None:
+            await self._unless_hurried([self._mesh.shared.stop(STOP_SECONDS)])
+            self._mesh.shared.close()
         if self.settings.single:
             name = self.units[0].name
             await asyncio.to_thread(withdraw, self._mesh.plane, self._implied, name)

@@ -36,6 +36,8 @@ class UpOptions:
     color: bool = False
     quiet: bool = False
     """Show states and problems, not the apps' own output."""
+    shared: bool = False
+    """Whether all sidecars share one process."""
 
 
 def up(options: UpOptions, out: TextIO = sys.stdout) -> int:
@@ -52,6 +54,7 @@ def up(options: UpOptions, out: TextIO = sys.stdout) -> int:
         apps=options.apps,
         color=options.color,
         quiet=options.quiet,
+        shared=options.shared,
     )
     asyncio.run(_serve(settings))
     return 0
@@ -107,6 +110,7 @@ def main(told: str) -> None:
         home=Path(given["home"]),
         apps=tuple(given["apps"]),
         quiet=given["quiet"],
+        shared=given["shared"],
     )
     os.environ["NO_COLOR"] = "1"
     try:

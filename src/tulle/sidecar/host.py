@@ -60,13 +60,13 @@ def main(
     signals = ends | {signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        engine = Engine(_read(settings))
+        engine = Engine(read(settings))
     except EngineError as error:
-        _fail(error)
+        fail(error)
     known = b'"pid":%d,"addresses":%s}' % (os.getpid(), engine.addresses())
     place = (f"{state_dir}/sidecar.json", b"{" + known)
     if not succeeds:  # else the file tells of the predecessor, until this one serves
-        _write(*place)
+        write(*place)
     emit(b'{"event":"listening",' + known)
     started = _thread.allocate_lock()
     _thread.start_new_thread(_serve, (engine, roots, token_fd, started, place))
@@ -96,7 +96,7 @@ def _serve(
     """Join, start (which takes *started*), and print events until the engine has drained."""
     try:
         token = _read_token(token_fd)
-        how = engine.join(token, _read(roots).decode() if roots else None, JOIN_SECONDS)
+        how = engine.join(token, read(roots).decode() if roots else None, JOIN_SECONDS)
         if _intercept:
             _lead_here()
         emit(b'{"event":"joined","how":"%s"}' % how.encode())
@@ -107,14 +107,14 @@ def _serve(
             if event is None:
                 continue
             if b'"event":"serving"' in event:
-                _write(*place)
+                write(*place)
                 _notify()
             emit(event)
             if b'"event":"drained"' in event:
                 engine.stop()
                 _exit(0)
     except (EngineError, OSError) as error:
-        _fail(error)
+        fail(error)
 
 
 def _lead_here() -> None:
@@ -185,7 +185,8 @@ def _read_token(descriptor: int) -> str | None:
     return token.strip().decode() or None
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """Return what is in the file at *path*."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, os.fstat(descriptor).st_size)
@@ -193,7 +194,7 @@ def _read(path: str) -> bytes:
         os.close(descriptor)
 
 
-def _write(path: str, data: bytes) -> None:
+def write(path: str, data: bytes) -> None:
     """Replace the file at *path*, so that a reader sees the old or the new one, never a part."""
     temporary = f"{path}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -204,7 +205,8 @@ def _write(path: str, data: bytes) -> None:
     os.rename(temporary, path)  # noqa: PTH104  # pathlib is not worth its memory here
 
 
-def _fail(error: Exception) -> NoReturn:
+def fail(error: Exception) -> NoReturn:
+    """Say why, and end."""
     import json  # noqa: PLC0415  # this process ends; a running one never pays for it
 
     emit(json.dumps({"event": "failed", "error": str(error)}).encode())

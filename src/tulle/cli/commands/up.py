@@ -30,6 +30,7 @@ FAILED_STATES = {"failed", "backoff"}
 )
 @click.option("-d", "--detach", is_flag=True, help="Return once all apps are ready.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not print what the apps write.")
+@click.option("--shared", is_flag=True, help="Have one process carry the traffic of all apps.")
 @click.option(
     "--wait",
     "wait_s",
@@ -40,12 +41,20 @@ FAILED_STATES = {"failed", "backoff"}
     help="With --detach: longest wait for readiness.",
 )
 def command(
-    apps: tuple[str, ...], config: Path | None, wait_s: float, *, detach: bool, quiet: bool
+    apps: tuple[str, ...],
+    config: Path | None,
+    wait_s: float,
+    *,
+    detach: bool,
+    quiet: bool,
+    shared: bool,
 ) -> None:
     """Start a control plane and the APPS of tulle.yaml (all), each with its sidecar.
 
     Runs until Ctrl-C or "tulle down" and prints what the apps write; programs
-    run unchanged, without root and without containers.
+    run unchanged, without root and without containers. With --shared the
+    sidecars need a fraction of the memory; each app keeps its own identity,
+    listeners, policy and metrics.
     """
     from tulle.local import project, up
 
@@ -56,6 +65,7 @@ def command(
         apps=apps,
         color=colour_enabled(sys.stdout),
         quiet=quiet,
+        shared=shared,
     )
     sys.exit(_detached(options, wait_s) if detach else up.up(options, sys.stdout))
 
