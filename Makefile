@@ -15,6 +15,7 @@ CLIPPY := --deny warnings --deny clippy::too_many_lines
 FUZZ_TARGETS := request response split
 # How long each target runs, from inputs below every bound but that of a head's lines.
 FUZZ_SECONDS ?= 600
+SOAK_SECONDS ?= 3600
 FUZZ := -max_len=4000 -timeout=10 -dict=engine/fuzz/http1.dict -print_final_stats=1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -51,6 +52,10 @@ test-rust:  ## Run the engine's own tests.
 test-python: $(STAMPS)/engine-dev $(STAMPS)/packages-dev  ## Run the Python and end-to-end tests.
 	$(BIN)/pytest -m "not e2e" --numprocesses 2
 	$(BIN)/pytest -m e2e
+
+.PHONY: soak
+soak: $(STAMPS)/engine-release $(STAMPS)/packages-dev  ## Carry mixed traffic for SOAK_SECONDS (3600); memory has to stay flat.
+	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/pytest tests/e2e/test_endurance.py
 
 # Of what `test-rust` built only the engine is compiled again, to be observed.
 .PHONY: fuzz

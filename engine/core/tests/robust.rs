@@ -3,7 +3,7 @@
 mod loopback;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -339,38 +339,6 @@ fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").expect("statm");
     let pages = text.split(' ').nth(1).expect("pages");
     pages.parse::<usize>().expect("a number") * 4096
-}
-
-#[test]
-fn garbage_leaves_nothing_behind() {
-    let (at, programs) = program();
-    let engine = sidecar("http", at, |_| {});
-    let to = address(&engine, "/proxy");
-    let garbage: [&[u8]; 5] = [
-        b"",
-        b"\x16\x03\x01\x02\x00\x01\x00",
-        b"\0\0\0\0\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff",
-    ];
-    let throw = |rounds: usize| {
-        for round in 0..rounds {
-            let mut stream = TcpStream::connect(to).expect("a connection");
-            // It may be refused while it is written.
-            let _refused = stream.write_all(garbage[round % garbage.len()]);
-        }
-    };
-    throw(1000);
-    let before = resident();
-    throw(4000);
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 16 * 1024 * 1024, "{grown}");
-    let mut client = connect(to);
-    client.write_all(GET.as_bytes()).expect("it is sent");
-    let (mut program, _) = programs.recv_timeout(PATIENCE).expect("a request");
-    program.write_all(OK).expect("it is sent");
-    let answer = head(&mut client);
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 /// A server of HTTP/2 that leaves the first stream open, says that it will take no more on its

@@ -9,6 +9,7 @@ The host must not hold what its preparation needed, so the preparation replaces 
 
 import json
 import os
+import resource
 import socket
 import sys
 from collections.abc import Mapping
@@ -70,6 +71,7 @@ def exec_host(
                 f'"{settings}": a sidecar that intercepts traffic runs already, and cannot be '
                 "upgraded in place; end it first"
             )
+        _allow_many_connections()
         for change in keep_ports(given, state_dir, succeeds=succeeds):
             sys.stdout.write(f"{json.dumps(change)}\n")
         intercept.remove_leftover()
@@ -119,6 +121,12 @@ def main(settings: str, token_fd: int | None) -> None:
 def _intercepts(engine_file: Path) -> bool:
     """Tell whether the sidecar that was started with this file intercepts traffic."""
     return "intercept" in json.loads(engine_file.read_bytes())
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files as far as the system lets us; the host inherits it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def runs_already(state_dir: Path) -> bool:
