@@ -53,6 +53,8 @@ class App:
 
     command: tuple[str, ...]
     protocol: Protocol
+    proxy_protocol: bool = False
+    """Whether plain callers have to tell of themselves by the PROXY protocol."""
 
 
 HTTP = App((sys.executable, "-I", str(APPS / "web.py")), "http")
@@ -61,6 +63,8 @@ GRPC = App((sys.executable, str(APPS / "calls.py")), "grpc")
 HTTP2 = App((sys.executable, str(APPS / "http2.py")), "http2")
 WEBSOCKET = App((sys.executable, str(APPS / "websocket.py")), "http")
 BANNER = App((sys.executable, "-I", str(APPS / "banner.py")), "tcp")
+SECRET = App((sys.executable, "-I", str(APPS / "secret.py")), "tcp")
+SHOWN = App(("haproxy", "-f", str(APPS / "shown.cfg")), "tcp", proxy_protocol=True)
 REDIS = App(
     (
         *("sh", "-c", 'exec redis-server --port "$PORT" --bind 127.0.0.1 --save "" "$@"', "redis"),
@@ -126,9 +130,17 @@ class Mesh:
 class Workload:
     """A sidecar, and the program beside it if there is one."""
 
-    def __init__(self, name: str, app: Process | None, sidecar: Process, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        app: Process | None,
+        sidecar: Process,
+        folder: Path,
+        host: Host | None = None,
+    ) -> None:
         """Use `Namespace.add`."""
         self.name = name
+        self.host = host
         self.sidecar = sidecar
         self.folder = folder
         self.left: list[Process] = []
@@ -284,12 +296,13 @@ class Namespace:
         files = ("--settings", f"{folder}/settings.json", "--token-file", f"{folder}/token")
         command = self.mesh.command("sidecar", *files)
         sidecar = Process(on(host, command), folder / "sidecar.log")
-        self.workloads[name] = Workload(name, process, sidecar, folder)
+        self.workloads[name] = Workload(name, process, sidecar, folder, host)
         return self.workloads[name]
 
     def settle(self) -> None:
         """Wait until every running workload is ready and holds the newest of each record."""
-        for workload in self.workloads.values():
+        # Twice: what became ready last in the first round is news to the others.
+        for workload in (*self.workloads.values(), *self.workloads.values()):
             if workload.sidecar.running:
                 eventually(partial(self._is_settled, workload), f"{workload.name} is ready")
             else:
@@ -309,7 +322,7 @@ class Namespace:
     def upgrade(self, workload: Workload) -> Process:
         """Put a new sidecar in the place of the running one; return that one, which drains."""
         settings = workload.folder / "settings.json"
-        command = self.mesh.command("sidecar", "--settings", str(settings))
+        command = on(workload.host, self.mesh.command("sidecar", "--settings", str(settings)))
         first = workload.sidecar
         workload.left.append(first)
         workload.sidecar = Process(command, workload.folder / f"sidecar-after-{first.pid}.log")
@@ -346,5 +359,5 @@ def _inbound(app: App, port: int, host: Host | None) -> dict[str, Any]:
         "protocol": app.protocol,
         "listen": f"{host.ipv4 if host else '127.0.0.1'}:0",
         "app": f"127.0.0.1:{port}",
-        "proxy_protocol": False,
+        "proxy_protocol": app.proxy_protocol,
     }

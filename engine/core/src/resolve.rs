@@ -8,15 +8,15 @@ use crate::error::{Error, Reason};
 use crate::fields::Fields;
 use crate::head::RequestHead;
 use crate::path::{Normal, normalize_path};
-use crate::plan::service::{BackendPlan, RulePlan, ServicePlan};
-use crate::record::{Action, ServiceKey, Traffic};
+use crate::plan::service::{BackendPlan, PortPlan, RulePlan, Service, ServicePlan};
+use crate::record::{Action, Protocol, ServiceKey, Traffic};
 use crate::shared::Shared;
 use crate::steps::authorize::{Call, authorize};
 use crate::steps::headers;
 use crate::steps::route::{Routed, route};
 use crate::timer::now_us;
 use crate::tls::SpiffeId;
-use crate::{discover, respond};
+use crate::{discover, respond, tcp};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -100,7 +100,7 @@ fn outbound(shared: &Shared, asked: &Asked, steps: &mut Steps) -> Outcome {
     );
 
     let head = described(asked)?;
-    let Routed { rule, prefix } = route(port, &head)?;
+    let Routed { rule, prefix } = routed(&service, port, &head)?;
     match rule.label.is_empty() {
         true => steps.add("route", "no route; to the service itself", None),
         false => steps.add("route", &*rule.label, rule.source.as_deref()),
@@ -115,6 +115,26 @@ fn outbound(shared: &Shared, asked: &Asked, steps: &mut Steps) -> Outcome {
         return Ok(("redirect", Some(status.as_u16())));
     }
     backends(rule, steps)
+}
+
+/// The rule of a request, or of a connection where the port carries those.
+fn routed<'a>(
+    service: &Service,
+    port: &'a PortPlan,
+    head: &RequestHead,
+) -> Result<Routed<'a>, Error> {
+    let by_name = port.table.as_ref().is_some_and(|it| it.names.is_some());
+    if port.protocol != Protocol::Tcp && !by_name {
+        return route(port, head);
+    }
+    let name = head.written_host().map(headers::bare_host);
+    if by_name && name.is_none() {
+        let detail = "the port is routed by the name that a client of TLS asks for; \
+                      say which one by a header host";
+        return Err(Error::new(Reason::NoRoute, detail));
+    }
+    let rule = tcp::rule(service, port, name)?;
+    Ok(Routed { rule, prefix: None })
 }
 
 fn normal(path: &str) -> Result<String, Error> {

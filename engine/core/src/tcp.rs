@@ -145,16 +145,11 @@ async fn reach(
 ) -> Result<Reached, Error> {
     let plan = discover::plan(worker, service).await?;
     let port: &PortPlan = discover::port(service, &plan, port_number)?;
-    let rule = match port.table.as_ref().map(|table| (table, &table.names)) {
-        None => &port.direct,
-        Some((table, Some(names))) => {
-            let name = server_name(client).await?;
-            route::by_server_name(table, names, name.as_deref())?
-        }
-        Some((table, None)) if port.declared => any_rule(service, table)?,
-        // Routes of HTTP are not for bytes.
-        Some(_) => &port.direct,
+    let name = match &port.table {
+        Some(TablePlan { names: Some(_), .. }) => server_name(client).await?,
+        _ => None,
     };
+    let rule = rule(service, port, name.as_deref())?;
     key.route = rule.name_id;
     let backend = route::backend(rule)?;
     let backend_plan = discover::plan(worker, &backend.service).await?;
@@ -176,10 +171,27 @@ async fn carry(client: End, reached: Reached, seen: Observation) {
     join(client, reached.server, seen, reached.idle).await;
 }
 
-/// The rule of a TCPRoute: it has one.
-fn any_rule<'a>(service: &Service, table: &'a TablePlan) -> Result<&'a Arc<RulePlan>, Error> {
-    let rule = table.entries.first().map(|(_, rule)| &table.rules[*rule]);
-    rule.ok_or_else(|| Error::new(Reason::NoBackend, format!("no route of {}", service.key)))
+/// The rule in force for a connection; `name` is what a client of TLS asks for.
+///
+/// # Errors
+/// [`Reason::NoRoute`] when none of the routes by name is for it, [`Reason::NoBackend`] when a
+/// TCPRoute has no rule.
+pub fn rule<'a>(
+    service: &Service,
+    port: &'a PortPlan,
+    name: Option<&str>,
+) -> Result<&'a Arc<RulePlan>, Error> {
+    match port.table.as_ref().map(|table| (table, &table.names)) {
+        Some((table, Some(names))) => route::by_server_name(table, names, name),
+        Some((table, None)) if port.declared => {
+            let rule = table.entries.first().map(|(_, rule)| &table.rules[*rule]);
+            rule.ok_or_else(|| {
+                Error::new(Reason::NoBackend, format!("no route of {}", service.key))
+            })
+        }
+        // Routes of HTTP are not for bytes.
+        _ => Ok(&port.direct),
+    }
 }
 
 /// The name that the client asks for in its first message, which is kept.

@@ -11,7 +11,7 @@ use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, Stream,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tulle_engine::engine::Engine;
 
 use crate::mesh::{
@@ -172,4 +172,25 @@ fn a_name_that_no_route_is_for_is_refused_with_an_alert_and_no_tls_by_closing() 
         let count = |reason| counted(&mesh.web, Some(reason)).0;
         (count("no-route"), count("bad-request")) == (1, 1)
     });
+}
+
+#[test]
+fn a_described_request_is_decided_by_the_name_in_its_host() {
+    let mesh = routed();
+    let decided = |headers: Value| {
+        let asked = json!({"direction": "outbound", "service": "shop/cart", "port": 80,
+                           "method": "GET", "path": "/", "headers": headers, "principal": null});
+        let answer = mesh.web.resolve(asked.to_string().as_bytes());
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        let steps = answer["steps"].as_array().expect("steps");
+        let route = steps.iter().find(|step| step["step"] == "route");
+        let route = route.map_or("none", |step| step["decision"].as_str().expect("text"));
+        let outcome = answer["outcome"].as_str().expect("text");
+        format!("{route} {outcome} {}", answer["reason"])
+    };
+    let named = |name: &str| decided(json!([["host", name]]));
+    assert_eq!(named("pay.shop.example"), "shop/names/pay forward null");
+    assert_eq!(named("any.shop.example:443"), "shop/names/any forward null");
+    assert!(named("other.example").contains("no route is for"));
+    assert!(decided(json!([])).contains("header host"));
 }
