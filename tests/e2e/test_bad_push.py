@@ -1,6 +1,7 @@
 """What is wrong changes nothing: records that the engine refuses, and resources that the API does."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -200,3 +201,28 @@ def test_the_api_refuses_the_same_without_the_command_line(mesh: Mesh) -> None:
     found = [violation["path"] for violation in json.loads(data)["violations"]]
     assert (status, sorted(found)) == (422, ["spec.action", "spec.colour"])
     assert written(mesh) == before
+
+
+LATE = """
+apiVersion: v1
+kind: Service
+metadata: {name: late, namespace: shop}
+spec:
+  selector: {app: late}
+  ports: [{port: 80, targetPort: 8080, appProtocol: http}]
+---
+"""
+DISCOVERY_SECONDS = 2
+"""How long a sidecar waits for the first word on a service."""
+
+
+def test_nobody_waits_for_a_service_whose_first_record_is_refused(mesh: Mesh) -> None:
+    route = ROUTE.format(pattern="/a{x}", name="late").replace("name: cart", "name: late")
+    mesh.apply(LATE + route)
+    proxy = mesh.sidecars["shop/web-1"].wait_event("listening")["addresses"]["proxy"]
+    began = time.monotonic()
+
+    answer = get(proxy, "http://late/")
+
+    assert (answer.status, answer.reason) == (503, "no-healthy-endpoint")
+    assert time.monotonic() - began < DISCOVERY_SECONDS / 2

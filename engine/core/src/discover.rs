@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Reason};
 use crate::head::RequestHead;
-use crate::plan::service::{Known, PortPlan, Service, ServicePlan};
+use crate::plan::Known;
+use crate::plan::service::{PortPlan, Service, ServicePlan};
 use crate::record::ServiceKey;
 use crate::steps::headers::bare_host;
 use crate::timer::within;
@@ -164,6 +165,10 @@ pub async fn plan(worker: &Rc<Worker>, service: &Arc<Service>) -> Result<Arc<Ser
             Reason::NoEndpoint,
             format!("the control plane has not answered about {}", service.key),
         )),
+        (None, Known::Refused) => Err(Error::new(
+            Reason::NoEndpoint,
+            format!("the record of {} was refused", service.key),
+        )),
         (None, _) => Err(Error::new(
             Reason::UnknownService,
             format!("no service {}", service.key),
@@ -174,7 +179,7 @@ pub async fn plan(worker: &Rc<Worker>, service: &Arc<Service>) -> Result<Arc<Ser
 /// Wait until the endpoints of a service are known, at most [`DISCOVERY_MAX`].
 pub async fn endpoints(worker: &Rc<Worker>, service: &Arc<Service>) {
     until(worker, service, || {
-        service.endpoints().is_some() || service.known() == Known::Absent
+        service.endpoints().is_some() || matches!(service.known(), Known::Absent | Known::Refused)
     })
     .await;
 }

@@ -14,8 +14,14 @@ use crate::upstream::connect::Alpn;
 
 impl Host for Shared {
     fn apply(&self, name: &str, version: &str, bytes: &[u8]) -> Result<(), String> {
-        let record = serde_json::from_slice::<Record>(bytes).map_err(|error| error.to_string())?;
-        self.apply_record(name, record)?;
+        let parsed = serde_json::from_slice::<Record>(bytes).map_err(|error| error.to_string());
+        if let Err(why) = parsed.and_then(|record| self.apply_record(name, record)) {
+            let key = name.strip_prefix("service/");
+            if let Some(service) = key.and_then(|key| self.directory.get(key)) {
+                service.set_refused();
+            }
+            return Err(why);
+        }
         self.records().insert(name.to_owned(), version.to_owned());
         Ok(())
     }

@@ -19,6 +19,20 @@ use service::Service;
 /// records that a hub lets one sidecar subscribe to.
 pub const SERVICES_MAX: usize = 2000;
 
+/// What is known of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Known {
+    /// The control plane has not answered yet.
+    Asked = 0,
+    /// It exists.
+    Present = 1,
+    /// It does not exist.
+    Absent = 2,
+    /// The control plane has answered, with a record that could not be put in force.
+    Refused = 3,
+}
+
 type ServiceMap = HashMap<Arc<str>, Arc<Service>, ahash::RandomState>;
 
 /// All services that this sidecar uses, by `namespace/name`. Readers never wait.

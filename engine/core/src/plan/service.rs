@@ -10,25 +10,13 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use tokio::sync::Notify;
 
-use super::Build;
 use super::endpoints::{Endpoint, EndpointSet};
 use super::matcher::{Matcher, ServerName};
+use super::{Build, Known};
 use crate::record::{
     self, Filter, Labels, PathModifier, PortRecord, Protocol, Redirect, Rewrite, RuleRetry,
     ServiceKey, ServiceRecord, Table, TableKind, Traffic,
 };
-
-/// What is known of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Known {
-    /// The control plane has not answered yet.
-    Asked = 0,
-    /// It exists.
-    Present = 1,
-    /// It does not exist.
-    Absent = 2,
-}
 
 /// One service: its plan, its endpoints, and what all threads count together.
 #[derive(Debug)]
@@ -91,7 +79,8 @@ impl Service {
         match self.known.load(Acquire) {
             0 => Known::Asked,
             1 => Known::Present,
-            _ => Known::Absent,
+            2 => Known::Absent,
+            _ => Known::Refused,
         }
     }
 
@@ -132,6 +121,14 @@ impl Service {
         self.endpoints.store(None);
         self.known.store(Known::Absent as u8, Release);
         self.changed.notify_waiters();
+    }
+
+    /// Its first record was refused: nobody need wait for it. A later one may be right.
+    pub fn set_refused(&self) {
+        if self.known() == Known::Asked {
+            self.known.store(Known::Refused as u8, Release);
+            self.changed.notify_waiters();
+        }
     }
 
     /// Forget the endpoints alone.
