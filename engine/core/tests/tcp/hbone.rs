@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Method, Request, Response};
+use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 use tulle_engine::hbone::{STREAM_WINDOW, STREAMS_MAX};
@@ -17,7 +18,7 @@ use tulle_engine::tls::{Identity, SpiffeId, client_config, session_name};
 
 use crate::mesh::{
     CART, PATIENCE, Pair, WEB, address, apply, connect, counted, endpoints, eventually, expect,
-    is_closed, is_reset, joined, program, reset, workload,
+    is_closed, is_reset, joined, program, reset, service, workload,
 };
 use crate::test_ca::Leaf;
 
@@ -346,4 +347,20 @@ fn a_caller_without_an_identity_reaches_nothing() {
     let _ended = plain.read_to_end(&mut answer);
     assert!(answer.len() < 64, "{answer:?}");
     assert!(pair.accepted.try_recv().is_err());
+}
+
+#[test]
+fn a_tunnel_that_carries_nothing_is_closed_after_the_policys_time() {
+    let pair = Pair::new();
+    let idle = service("tcp", |traffic| traffic["idle_timeout_ms"] = json!(300));
+    apply(&pair.web, &idle);
+    let (mut near, mut far) = pair.pair();
+    let begin = Instant::now();
+    assert!(is_closed(&mut near));
+    assert!(
+        begin.elapsed() >= Duration::from_millis(280),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert!(is_reset(&mut far) || is_closed(&mut far));
 }

@@ -1,5 +1,6 @@
 //! TCP to a peer without a sidecar, and from one.
 
+use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -104,4 +105,29 @@ fn a_connection_that_carries_nothing_is_closed_after_the_policys_time() {
     near.set_read_timeout(Some(Duration::from_millis(600)))
         .expect("a timeout");
     assert!(!is_closed(&mut near), "0 is no bound");
+}
+
+/// Whether the kernel will ask the peer of a connection between these ports if it is still there.
+fn has_keepalive(local: u16, remote: u16) -> bool {
+    const KEEPALIVE_TIMER: &str = "02:";
+    let table = fs::read_to_string("/proc/net/tcp").expect("a table");
+    let ends = [local, remote].map(|port| format!(":{port:04X}"));
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[1].ends_with(&ends[0])
+            && fields[2].ends_with(&ends[1])
+            && fields[5].starts_with(KEEPALIVE_TIMER)
+    })
+}
+
+#[test]
+fn peers_that_are_silent_for_long_are_asked_whether_they_are_there() {
+    let (pair, open) = plain();
+    let (mut near, mut far) = open(&pair);
+    joined(&mut near, &mut far);
+    for end in [&near, &far] {
+        let own = end.local_addr().expect("an address").port();
+        let engines = end.peer_addr().expect("an address").port();
+        eventually("keepalive is on", || has_keepalive(engines, own));
+    }
 }
