@@ -1,5 +1,6 @@
 """Programs that know nothing of the mesh, each on a machine of its own (a network namespace)."""
 
+import json
 import re
 import signal
 import sys
@@ -229,6 +230,61 @@ def test_a_silent_resolver_is_not_waited_for_for_ever(lan: Lan) -> None:
         lan.resolver.signal(signal.SIGCONT)
     answered = ("NOERROR", [lan.world.ipv4])
     eventually(lambda: dig(lan, "world.example") == answered, "it answers again")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_datagrams_to_a_service_are_refused_at_once(lan: Lan, version: int) -> None:
+    """A browser that tries HTTP/3 goes on with TCP."""
+    program = f"""if True:
+        import socket
+        one = socket.socket(socket.AF_INET{"6" if version == 6 else ""}, socket.SOCK_DGRAM)
+        one.settimeout(5)
+        one.connect(("cart", 443))
+        one.send(b"x")
+        try:
+            one.recv(1)
+        except ConnectionRefusedError:
+            print("refused")
+    """
+    for host in (lan.web_host, lan.till_host):  # by nft, by iptables
+        assert host.run(sys.executable, "-c", program) == "refused\n"
+
+
+CALL_AGAIN_AND_AGAIN = """
+import sys, time, urllib.request
+begin = now = time.monotonic()
+count, slowest = 0, 0.0
+while now < begin + float(sys.argv[1]):
+    assert urllib.request.urlopen("http://cart/", timeout=10).read().split()[0] == b"cart-1"
+    count, slowest, now = count + 1, max(slowest, time.monotonic() - now), time.monotonic()
+print(count, slowest)
+"""
+UPGRADE_SECONDS = 8.0
+DNS_RETRY_SECONDS = 5
+"""When the C library asks again."""
+
+
+def test_an_upgrade_of_sidecars_that_intercept_fails_no_call(lan: Lan, tmp_path: Path) -> None:
+    """Each call asks DNS and connects anew; meanwhile, both sides get a new sidecar.
+
+    The caller's is as if it had been asked to intercept on the command line.
+    """
+    web_rules = lan.web_host.run("nft", "list", "ruleset")
+    command = [sys.executable, "-c", CALL_AGAIN_AND_AGAIN, str(UPGRADE_SECONDS)]
+    calls = Process(on(lan.web_host, command), tmp_path / "calls.log")
+
+    settings = lan.web.folder / "settings.json"
+    silent = {k: v for k, v in json.loads(settings.read_text()).items() if k != "transparent"}
+    settings.write_text(json.dumps(silent))
+    for workload in (lan.web, lan.cart):
+        assert lan.shop.upgrade(workload).wait() == 0
+    assert calls.wait() == 0, calls.output
+
+    count, slowest = map(float, calls.output.split())
+    assert count > 5 * UPGRADE_SECONDS
+    assert slowest < DNS_RETRY_SECONDS - 1, "no question was lost"
+    assert lan.web_host.run("nft", "list", "ruleset") == web_rules
+    assert lan.curl("http://cart/").split()[0] == "cart-1"
 
 
 def test_a_sidecar_that_ends_leaves_nothing_and_one_that_crashed_is_cleaned_up_after(

@@ -171,6 +171,30 @@ successor.kill()
 
 
 @needs_network
+def test_a_successor_that_fails_leaves_the_rules_to_its_predecessor(
+    namespace: str, tmp_path: Path
+) -> None:
+    program = f"""
+import json, os, pathlib, subprocess
+from tulle.sidecar.intercept import in_force, main, remove_leftover, set_up
+from tulle.sidecar.rules import Interception
+predecessor = subprocess.Popen(["sleep", "60"])
+place = pathlib.Path("{tmp_path}", "sidecar.json")
+place.write_text(json.dumps({{"pid": predecessor.pid}}))  # it serves
+set_up(Interception(outbound=15001), os.getpid(), "{tmp_path}")
+try:
+    main("{tmp_path}", ["down", "1"])
+except SystemExit as ended:
+    assert ended.code == 1
+assert "15001" in in_force() and not remove_leftover()
+predecessor.kill()
+predecessor.wait()
+assert remove_leftover() and in_force() == ""
+"""
+    inside(namespace, sys.executable, "-c", program)
+
+
+@needs_network
 def test_what_the_kernel_refuses_leaves_nothing_behind(namespace: str) -> None:
     program = """
 from tulle.errors import StartError

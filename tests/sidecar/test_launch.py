@@ -141,16 +141,3 @@ def test_what_a_dead_sidecar_has_left_is_nobody_to_succeed(running: Path) -> Non
         meeting.bind(str(running / "takeover.sock"))
 
     assert not runs_already(running)
-
-
-@pytest.mark.parametrize("held", [{"intercept": {}}, {}], ids=["running", "wanted"])
-def test_interception_is_not_taken_over(running: Path, held: dict[str, Any]) -> None:
-    (running / "engine.json").write_text(json.dumps(held))
-    file = running / "settings.json"
-    wanted: dict[str, Any] = {} if held else {"transparent": {}}
-    file.write_text(
-        json.dumps({**settings(), "state_dir": str(running), "roots_pem_path": None, **wanted})
-    )
-
-    with pytest.raises(SettingsError, match="cannot be upgraded in place"):
-        exec_host(file)

@@ -107,12 +107,8 @@ fn bind_intercept(
         }
     }
     settings.mark.map_or(Ok(()), intercept::set_mark)?;
-    settings
-        .dns
-        .iter()
-        .copied()
-        .map(intercept::bind_udp)
-        .collect()
+    let bind = |address: &SocketAddr| sockets.datagrams(*address);
+    settings.dns.iter().map(bind).collect()
 }
 
 impl Engine {

@@ -141,11 +141,7 @@ async fn successor(shared: &Shared, held: &RefCell<Held>) -> Successor {
             // A successor that reads an older state still serves, and learns the rest later.
             let _flushed = tokio::time::timeout(FLUSH_TIME, done.notified()).await;
         }
-        let held = held.borrow();
-        let sockets = held.inbound.iter().chain(&held.others);
-        // Where a handle is missing, the successor cannot bind, and gives up.
-        let handles = sockets.filter_map(|socket| socket.try_clone().ok());
-        (shared.is_app_ready(), handles.collect())
+        (shared.is_app_ready(), held.borrow().handles())
     };
     meeting.successor(offer).await
 }
@@ -187,7 +183,7 @@ async fn drain(shared: &Shared, held: &RefCell<Held>) {
         turns_true(&shared.ending).await;
         end = Instant::now() + left;
     }
-    held.borrow_mut().others.clear();
+    held.take();
     close(shared, Closing::All, &shared.metrics.connections, end).await;
     drained(shared);
 }

@@ -29,7 +29,8 @@ use crate::worker::Worker;
 
 /// Longest time to connect to what is not of the mesh; the kernel's own is two minutes.
 const OUTSIDE_CONNECT_TIME: Duration = Duration::from_secs(10);
-/// Where the ports are from that the application sees a client's connections come from.
+/// Ports of the sidecar's own that no program of this machine has by chance: systems give those
+/// from 32768 upwards. The application sees a client's connections come from them.
 const FOREIGN_PORTS: Range<u16> = 10_000..32_768;
 /// Most of them that are tried, when some are in use.
 const FOREIGN_TRIES: usize = 8;
@@ -98,19 +99,47 @@ fn bind_foreign(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
     bound
 }
 
-/// Bind a socket for datagrams. A successor may bind the same address while this process ends.
+/// Bind a socket for datagrams.
 ///
 /// # Errors
 /// The address is in use or may not be bound; the message names it.
 pub fn bind_udp(address: SocketAddr) -> Result<UdpSocket, String> {
     let bind = || {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-        socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         Ok(socket.into())
     };
     bind().map_err(|error: io::Error| format!("cannot listen on {address}: {error}"))
+}
+
+/// Bind a socket for one question to a resolver.
+///
+/// Its port is none that a program asks from: the kernel would take either's datagrams for more of
+/// the other's, and lead them where those went, as long as it remembers them.
+///
+/// # Errors
+/// No port is free, or the process may not set a mark.
+pub fn bind_asking(any: IpAddr) -> io::Result<UdpSocket> {
+    let mut bound = Err(io::ErrorKind::AddrInUse.into());
+    for _ in 0..FOREIGN_TRIES {
+        bound = UdpSocket::bind((any, unforeseeable_port()?));
+        if bound.is_ok() {
+            break;
+        }
+    }
+    let socket = bound?;
+    socket.set_nonblocking(true)?;
+    mark(&socket)?;
+    Ok(socket)
+}
+
+/// One of [`FOREIGN_PORTS`]. Who could guess it could answer in a resolver's place.
+fn unforeseeable_port() -> io::Result<u16> {
+    let mut bytes = [0; 4];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| io::ErrorKind::Other)?;
+    let number = u32::from_ne_bytes(bytes) % u32::from(FOREIGN_PORTS.end - FOREIGN_PORTS.start);
+    Ok(FOREIGN_PORTS.start + number as u16)
 }
 
 /// Let a socket have addresses that are not of this machine.
@@ -284,6 +313,8 @@ async fn inbound(worker: &Rc<Worker>, stream: TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -299,6 +330,15 @@ mod tests {
         ] {
             let parsed = address.parse().expect("an address");
             assert_eq!(is_virtual(parsed), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn questions_come_from_ports_that_no_program_has() {
+        for _ in 0..100 {
+            let socket = bind_asking(Ipv4Addr::LOCALHOST.into()).expect("a port");
+            let port = socket.local_addr().expect("bound").port();
+            assert!(FOREIGN_PORTS.contains(&port), "{port}");
         }
     }
 

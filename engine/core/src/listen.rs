@@ -121,7 +121,7 @@ impl Drop for Open {
 }
 
 /// When nothing more is to be accepted that ends with `closes`.
-async fn ended(closing: &mut watch::Receiver<Closing>, closes: Closing) {
+pub(crate) async fn ended(closing: &mut watch::Receiver<Closing>, closes: Closing) {
     let ends = |now: &Closing| *now >= closes || *now == Closing::HandedOver;
     let _ended = closing.wait_for(ends).await;
 }

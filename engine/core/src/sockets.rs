@@ -1,10 +1,12 @@
 //! The listening sockets of a sidecar: bound, or taken over from a predecessor.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::intercept;
 use crate::listen::{Closing, Purpose};
 use crate::settings::Settings;
 use crate::takeover::{self, Inherited};
@@ -15,14 +17,27 @@ const BACKLOG: i32 = 1024;
 /// The listeners of each worker, and what each is for.
 pub(crate) type Listeners = Vec<Vec<(Purpose, TcpListener)>>;
 
-/// A second handle of every listening socket, to be handed to a successor. A socket listens until
-/// the last handle is closed.
+/// A second handle of every socket that others call, to be handed to a successor. A socket is open
+/// until the last handle is closed.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     /// Where other sidecars come in.
     pub(crate) inbound: Vec<TcpListener>,
-    /// All others.
+    /// All others that listen.
     pub(crate) others: Vec<TcpListener>,
+    /// Those for datagrams.
+    pub(crate) datagrams: Vec<UdpSocket>,
+}
+
+impl Held {
+    /// A handle of each; where one is missing, a successor cannot bind, and gives up.
+    pub(crate) fn handles(&self) -> Vec<OwnedFd> {
+        let listeners = self.inbound.iter().chain(&self.others);
+        let listeners = listeners.filter_map(|one| one.try_clone().ok().map(OwnedFd::from));
+        let datagrams = self.datagrams.iter();
+        let datagrams = datagrams.filter_map(|one| one.try_clone().ok().map(OwnedFd::from));
+        listeners.chain(datagrams).collect()
+    }
 }
 
 /// All sockets of a sidecar, while they are bound.
@@ -85,11 +100,27 @@ impl Sockets {
         Ok(admin)
     }
 
+    /// Bind a socket for datagrams, or take the predecessor's, with the questions that wait in it.
+    pub(crate) fn datagrams(&mut self, address: SocketAddr) -> Result<UdpSocket, String> {
+        let inherited = self.inherited.as_mut();
+        let taken = inherited.and_then(|inherited| inherited.take(address, Type::DGRAM).pop());
+        let socket: UdpSocket = match taken {
+            Some(socket) => socket,
+            None => intercept::bind_udp(address)?,
+        };
+        if self.holds {
+            let handle = socket.try_clone().map_err(|error| error.to_string())?;
+            self.held.datagrams.push(handle);
+        }
+        Ok(socket)
+    }
+
     /// Sockets that listen on `address`: at least one for each worker, and all of a predecessor's,
     /// since the kernel spreads connections over each that there is.
     fn bind(&mut self, address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, String> {
         let inherited = self.inherited.as_mut();
-        let mut sockets = inherited.map_or_else(Vec::new, |inherited| inherited.take(address));
+        let mut sockets =
+            inherited.map_or_else(Vec::new, |inherited| inherited.take(address, Type::STREAM));
         if sockets.is_empty() {
             return bind(address, workers);
         }

@@ -14,7 +14,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net as std_unix;
@@ -26,6 +26,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
+use socket2::{Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
@@ -62,18 +63,20 @@ pub struct Inherited {
     pub app_ready: bool,
     /// The line to the predecessor, for [`succeed`].
     pub predecessor: std_unix::UnixStream,
-    sockets: Vec<(SocketAddr, TcpListener)>,
+    sockets: Vec<(SocketAddr, Type, Socket)>,
 }
 
 impl Inherited {
-    /// The sockets that listen on `address`; none if the predecessor did not.
-    pub fn take(&mut self, address: SocketAddr) -> Vec<TcpListener> {
-        let (found, rest) = std::mem::take(&mut self.sockets)
+    /// The sockets of `kind` that are bound to `address`; none if the predecessor had none.
+    pub fn take<T: From<Socket>>(&mut self, address: SocketAddr, kind: Type) -> Vec<T> {
+        let (taken, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sockets)
             .into_iter()
-            .partition(|(local, _)| *local == address);
+            .partition(|(local, its, _)| (*local, *its) == (address, kind));
         self.sockets = rest;
-        let found: Vec<(SocketAddr, TcpListener)> = found;
-        found.into_iter().map(|(_, socket)| socket).collect()
+        taken
+            .into_iter()
+            .map(|(.., socket)| socket.into())
+            .collect()
     }
 }
 
@@ -105,8 +108,10 @@ pub fn ask(state_dir: &Path) -> io::Result<Inherited> {
     while sockets.len() < offer.sockets.min(SOCKETS_MAX) {
         let before = sockets.len();
         for socket in receive(&predecessor)? {
-            let socket = TcpListener::from(socket);
-            sockets.push((socket.local_addr()?, socket));
+            let socket = Socket::from(socket);
+            let local = socket.local_addr()?.as_socket();
+            let local = local.ok_or(io::ErrorKind::InvalidData)?;
+            sockets.push((local, socket.r#type()?, socket));
         }
         if sockets.len() == before {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -169,7 +174,7 @@ impl Meeting {
     /// Wait for a successor that serves; those that give up before change nothing.
     ///
     /// `offer` gives what to hand over: whether the application is ready, and the sockets.
-    pub async fn successor(&self, offer: impl AsyncFn() -> (bool, Vec<TcpListener>)) -> Successor {
+    pub async fn successor(&self, offer: impl AsyncFn() -> (bool, Vec<OwnedFd>)) -> Successor {
         loop {
             let Ok((stream, _)) = self.0.accept().await else {
                 sleep(ACCEPT_PAUSE).await;
@@ -200,7 +205,7 @@ impl Successor {
 
 async fn hand_over(
     mut stream: UnixStream,
-    offer: &impl AsyncFn() -> (bool, Vec<TcpListener>),
+    offer: &impl AsyncFn() -> (bool, Vec<OwnedFd>),
 ) -> io::Result<Successor> {
     let asked = timeout(ANSWER_TIME, line(&mut stream)).await??;
     if asked != ASK {
@@ -251,6 +256,8 @@ async fn line(stream: &mut UnixStream) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
     use super::*;
     use crate::control::test_dir::TestDir;
 
@@ -284,18 +291,26 @@ mod tests {
             .collect();
         run(async {
             let meeting = Meeting::open(&place).expect("a socket");
-            let handle = |socket: &TcpListener| socket.try_clone().expect("a handle");
-            let offer = async || (true, sockets.iter().map(handle).collect());
+            let handle = |socket: &TcpListener| socket.try_clone().expect("a handle").into();
+            let datagrams = UdpSocket::bind(addresses[0]).expect("TCP alone has the port");
+            let offer = async || {
+                let mut all: Vec<OwnedFd> = sockets.iter().map(handle).collect();
+                all.push(datagrams.try_clone().expect("a handle").into());
+                (true, all)
+            };
             let gives_up = std_unix::UnixStream::connect(path(&File::open(&place).expect("open")));
             drop(gives_up);
             let asking = std::thread::spawn(move || {
                 drop(ask(&place).expect("sockets"));
                 let mut inherited = ask(&place).expect("sockets");
                 assert!(inherited.app_ready);
-                for address in addresses {
-                    assert_eq!(inherited.take(address).len(), 1, "{address}");
-                    assert_eq!(inherited.take(address).len(), 0, "{address}");
+                let mut listen = |address| inherited.take::<TcpListener>(address, Type::STREAM);
+                for address in &addresses {
+                    assert_eq!(listen(*address).len(), 1, "{address}");
+                    assert_eq!(listen(*address).len(), 0, "{address}");
                 }
+                let datagrams = inherited.take::<UdpSocket>(addresses[0], Type::DGRAM);
+                assert_eq!(datagrams.len(), 1);
                 run(succeed(inherited.predecessor)).expect("released");
             });
             meeting.successor(offer).await.release().await;

@@ -51,14 +51,24 @@ def main(state_dir: str, words: list[str]) -> None:
             kept = json.loads((folder / FILE).read_text())
             addresses = json.loads((folder / "sidecar.json").read_text())["addresses"]
             set_up(interception(kept, _own_ports(addresses)), int(number), state_dir)
-        elif (holder := _holder()) is not None and (
-            holder.pid == os.getpid() or not holder.is_running
-        ):
-            remove()  # else a successor runs, and has its own rules in force
+        elif (holder := _holder()) is not None:
+            if holder.pid == os.getpid():
+                _end(folder, holder.owner)
+            elif not holder.is_running:
+                remove()  # else a successor runs, and the rules are its own
     except TulleError as error:
         sys.stdout.write(json.dumps({"event": "failed", "error": str(error)}) + "\n")
         sys.exit(1)
     sys.exit(int(number) if verb == "down" else 0)
+
+
+def _end(folder: Path, owner: str) -> None:
+    """Remove the rules, or leave them to a predecessor that goes on: we never took its place."""
+    serving: int = json.loads((folder / "sidecar.json").read_text())["pid"]
+    if serving != os.getpid() and _started(serving):
+        _write_holder(serving, owner)
+    else:
+        remove()
 
 
 def prepare(transparent: Mapping[str, Any], state_dir: Path) -> dict[str, Any]:
@@ -156,8 +166,9 @@ def set_up(wanted: Interception, pid: int | None = None, owner: str = "") -> Non
             for version in _families():
                 _restore(wanted, version)
         for version in _families():
-            for command in rules.tproxy_unroutes(version):
-                _try(command)
+            if not wanted.tproxy:
+                for command in rules.tproxy_unroutes(version):
+                    _try(command)
             for command in rules.routes(wanted, version):
                 _run(command)
     except StartError:
@@ -291,7 +302,8 @@ def _unhook(tool: str, table: str, hook: str) -> list[Command]:
 
 def _run(command: Command, script: str = "") -> None:
     ended = _execute(command, script)
-    if ended.returncode:
+    # A sidecar's successor asks for what is there already.
+    if ended.returncode and "File exists" not in ended.stderr:
         said = ended.stderr.strip().partition("\n")[0]
         raise StartError(f'the kernel refuses to intercept traffic: "{" ".join(command)}": {said}')
 

@@ -1,7 +1,8 @@
 """From a settings file to a running host: ports kept from the last run, then a lean interpreter.
 
 A second start with the same state directory is an upgrade: the engine takes the listening sockets
-over from the process that runs, which drains and ends.
+over from the process that runs, which drains and ends; one that intercepts is succeeded by one that
+does.
 
 The host must not hold what its preparation needed, so the preparation replaces its own process:
 `python -I -S`, no site packages, one folder on the path beside the standard library.
@@ -66,11 +67,9 @@ def exec_host(
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         succeeds = runs_already(state_dir)
         engine_file = state_dir / ENGINE_FILE
-        if succeeds and (transparent is not None or _intercepts(engine_file)):
-            raise SettingsError(
-                f'"{settings}": a sidecar that intercepts traffic runs already, and cannot be '
-                "upgraded in place; end it first"
-            )
+        if succeeds and transparent is None and _intercepts(engine_file):
+            # Asked for on the command line then; without it, what is open would break.
+            transparent = json.loads((state_dir / intercept.FILE).read_bytes())
         _allow_many_connections()
         for change in keep_ports(given, state_dir, succeeds=succeeds):
             sys.stdout.write(f"{json.dumps(change)}\n")

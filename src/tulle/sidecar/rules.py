@@ -3,7 +3,7 @@
 Pure: an `Interception` in, text and command lines out; `intercept.py` runs them. All rules stand
 in a table (nft) or in chains (iptables) of our own, so that they are replaced and removed whole.
 
-outbound  what programs here send to other machines goes to a listener of the sidecar (REDIRECT;
+outbound  what programs here send to other machines by TCP goes to a listener of the sidecar (REDIRECT;
           it asks the kernel for the original destination), questions to a resolver to another
 inbound   what comes in from other machines, by REDIRECT, or by TPROXY: then the sidecar calls the
           application in the client's name, and the answers are led back to the sidecar
@@ -108,6 +108,9 @@ def _nft_output(wanted: Interception) -> Iterator[str]:
     if wanted.exclude_ports:
         yield f"tcp dport {_set(wanted.exclude_ports)} return"
     yield f"meta l4proto tcp redirect to :{wanted.outbound}"
+    # No service takes UDP, and no socket has this port: programs hear so at once.
+    for family, addresses in zip(("ip", "ip6"), VIRTUAL, strict=True):
+        yield f"{family} daddr {addresses} meta l4proto udp redirect to :{wanted.outbound}"
 
 
 def _nft_inbound(wanted: Interception) -> Iterator[str]:
@@ -175,6 +178,8 @@ def _iptables_output(wanted: Interception, version: int) -> Iterator[str]:
     for port in wanted.exclude_ports:
         yield f"-p tcp --dport {port} -j RETURN"
     yield f"-p tcp -j REDIRECT --to-ports {wanted.outbound}"
+    virtual = VIRTUAL[0] if version == 4 else VIRTUAL[1]
+    yield f"-d {virtual} -p udp -j REDIRECT --to-ports {wanted.outbound}"
 
 
 def _iptables_inbound(wanted: Interception) -> Iterator[str]:
@@ -208,7 +213,7 @@ def restore_script(tables: dict[str, dict[str, list[str]]], hooked: Iterable[str
 
 
 def routes(wanted: Interception, version: int) -> list[Command]:
-    """Return the `ip` commands to run after `tproxy_unroutes`."""
+    """Return the `ip` commands that lead packets here; what is there already may be refused."""
     ip = ("ip", f"-{version}")
     virtual, loopback = (VIRTUAL[0], "127.0.0.1") if version == 4 else (VIRTUAL[1], "::1")
     commands: list[Command] = [(*ip, "route", "replace", virtual, "dev", "lo", "src", loopback)]

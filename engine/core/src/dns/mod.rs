@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use crate::discover;
 use crate::error::Reason;
 use crate::intercept;
-use crate::listen::{Closing, closed};
+use crate::listen::{Closing, ended};
 use crate::plan::{Directory, Known, SERVICES_MAX};
 use crate::record::ServiceKey;
 use crate::settings::InterceptSettings;
@@ -69,7 +69,7 @@ pub async fn serve_udp(worker: Rc<Worker>, socket: std::net::UdpSocket) {
     loop {
         let received = tokio::select! {
             received = socket.recv_from(&mut datagram) => received,
-            () = closed(&mut closing, Closing::All) => return,
+            () = ended(&mut closing, Closing::All) => return,
         };
         let Ok((length, client)) = received else {
             // For want of memory; to try at once would only take the processor, too.
@@ -243,8 +243,7 @@ async fn ask_udp(address: SocketAddr, query: &[u8], question: &Question) -> io::
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
-    intercept::mark(&socket)?;
+    let socket = UdpSocket::from_std(intercept::bind_asking(any)?)?;
     socket.connect(address).await?;
     socket.send(query).await?;
     let mut reply = vec![0; DATAGRAM_MAX + 1];
