@@ -71,16 +71,9 @@ fn workloads_share_threads_and_nothing_else_and_leave_nothing() {
         assert!(addresses.iter().all(|at| TcpStream::connect(at).is_err()));
         for (mut client, mut called) in open {
             let mut rest = Vec::new();
-            assert_eq!(
-                client.read_to_end(&mut rest).unwrap_or(0),
-                0,
-                "it is closed"
-            );
-            assert_eq!(
-                called.read_to_end(&mut rest).unwrap_or(0),
-                0,
-                "it is closed"
-            );
+            for end in [&mut client, &mut called] {
+                assert_eq!(end.read_to_end(&mut rest).unwrap_or(0), 0, "it is closed");
+            }
         }
         assert_eq!(open_files(), files, "what left has left no file open");
     }
