@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::fields::Fields;
 use crate::http1;
 use crate::http2;
+use crate::splice::{self, Move};
 
 /// Why a body cannot be read or written further.
 #[derive(Debug)]
@@ -119,6 +120,22 @@ impl Side<'_> {
         }
     }
 
+    /// Move some of the body that comes to `to` without reading it, where that can be.
+    ///
+    /// # Errors
+    /// Either side is broken.
+    pub fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Side<'_>,
+        body: &mut splice::Body,
+    ) -> Result<Move, Failed> {
+        match (self, to) {
+            (Side::Http1(from), Side::Http1(to)) => from.poll_move(cx, to, body),
+            _ => Ok(Move::Copy),
+        }
+    }
+
     /// Write data of the body that goes, as much as there is room for.
     ///
     /// # Errors
@@ -196,6 +213,7 @@ pub struct Pump {
     broken: Option<Broken>,
     /// The sink has room for nothing more.
     pub is_full: bool,
+    moving: splice::Body,
 }
 
 impl Pump {
@@ -213,9 +231,19 @@ impl Pump {
     ) -> Poll<Result<(), Failed>> {
         self.is_full = true;
         while !self.finished {
-            let filled = match self.broken {
-                Some(_) => Poll::Pending,
-                None => from.poll_fill(cx),
+            let moved = match self.broken {
+                Some(_) => Move::Copy,
+                None => from.poll_move(cx, &mut to, &mut self.moving)?,
+            };
+            let filled = match moved {
+                Move::Moved(count) => {
+                    self.bytes += count as u64;
+                    continue;
+                }
+                Move::Full => return Poll::Pending,
+                Move::Empty => Poll::Pending,
+                Move::Copy if self.broken.is_some() => Poll::Pending,
+                Move::Copy => from.poll_fill(cx),
             };
             let filled = match filled {
                 Poll::Ready(Ok(filled)) => filled,

@@ -1,19 +1,21 @@
 //! Plain TCP to plain TCP. Small reads pass through a buffer of the thread; a flow that fills it is
 //! moved by the kernel from socket to socket through a pipe, and its bytes are never seen here.
 //!
-//! A connection at rest holds neither.
+//! A connection at rest holds neither. So goes a long body of HTTP/1.1 between two plain
+//! connections, where its length says where it ends.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 /// The buffer of a thread, bytes: what fills it is moved by the kernel from then on.
@@ -23,6 +25,7 @@ const SCRATCH: usize = 16 * 1024;
 pub const PIPES_MAX: usize = 64;
 /// What a pipe holds if the kernel lets it, bytes.
 const PIPE_SIZE: usize = 256 * 1024;
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 thread_local! {
     static THREAD: RefCell<Thread> = const {
@@ -41,12 +44,14 @@ struct Thread {
     refused: bool,
 }
 
+#[derive(Debug)]
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
 }
 
 /// A pipe in use; when dropped it goes back if it is empty.
+#[derive(Debug)]
 struct Taken {
     pipe: Option<Pipe>,
     holds: usize,
@@ -86,6 +91,136 @@ impl Pipe {
         // Past the user's share of pipe memory it stays as it is.
         let _size = fcntl_setpipe_size(&write, PIPE_SIZE);
         Some(Pipe { read, write })
+    }
+}
+
+/// From how many bytes of a body on a pipe is worth its calls.
+pub const BODY_MIN: u64 = 64 * 1024;
+
+/// How a body goes on that is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// So many bytes were written.
+    Moved(usize),
+    /// The reader has nothing; the task is woken when it has.
+    Empty,
+    /// The writer has no room; the task is woken when it has.
+    Full,
+    /// It has to be copied.
+    Copy,
+}
+
+/// Which end of a move broke.
+#[derive(Debug)]
+pub enum End {
+    /// The one that is read; `None`: it has ended.
+    Reader(Option<io::Error>),
+    /// The one that is written.
+    Writer(io::Error),
+}
+
+/// The part of a body that is in the kernel's hands.
+#[derive(Debug, Default)]
+pub struct Body(Option<Taken>);
+
+impl Body {
+    /// Whether it is moved.
+    pub fn is_begun(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether bytes were taken from the reader that the writer has not got.
+    pub fn holds_any(&self) -> bool {
+        self.0.as_ref().is_some_and(|taken| taken.holds > 0)
+    }
+
+    /// Move some of the `left` bytes that `to` is still owed; `reads`: they come next from `from`.
+    ///
+    /// # Errors
+    /// Either end broke.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+        left: u64,
+        reads: bool,
+    ) -> Result<Move, End> {
+        let Some(mut taken) = self.0.take().or_else(Taken::take) else {
+            return Ok(Move::Copy);
+        };
+        let mut step = Move::Copy;
+        if taken.holds > 0 {
+            step = taken.empty(cx, to)?;
+        } else if reads && left > 0 {
+            step = match taken.fill(cx, from, left)? {
+                Move::Moved(_) => taken.empty(cx, to)?,
+                waits => waits,
+            };
+        }
+        if step != Move::Copy {
+            self.0 = Some(taken);
+        }
+        Ok(step)
+    }
+}
+
+impl Taken {
+    /// Take up to `left` bytes from `from`.
+    fn fill(&mut self, cx: &mut Context<'_>, from: &TcpStream, left: u64) -> Result<Move, End> {
+        let Some(pipe) = &self.pipe else {
+            return Ok(Move::Copy);
+        };
+        let most = usize::try_from(left).map_or(PIPE_SIZE, |left| left.min(PIPE_SIZE));
+        loop {
+            let ready = from.poll_read_ready(cx);
+            if ready
+                .map_err(|error| End::Reader(Some(error)))?
+                .is_pending()
+            {
+                return Ok(Move::Empty);
+            }
+            let filled = from.try_io(Interest::READABLE, || {
+                Ok(splice(from, None, &pipe.write, None, most, FLAGS)?)
+            });
+            match filled {
+                Ok(0) => return Err(End::Reader(None)),
+                Ok(filled) => {
+                    self.holds = filled;
+                    return Ok(Move::Moved(filled));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if is_refusal(&error) => {
+                    THREAD.with_borrow_mut(|thread| thread.refused = true);
+                    return Ok(Move::Copy);
+                }
+                Err(error) => return Err(End::Reader(Some(error))),
+            }
+        }
+    }
+
+    /// Give `to` what it takes.
+    fn empty(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Result<Move, End> {
+        let Some(pipe) = &self.pipe else {
+            return Ok(Move::Copy);
+        };
+        loop {
+            let written = to.try_io(Interest::WRITABLE, || {
+                Ok(splice(&pipe.read, None, to, None, self.holds, FLAGS)?)
+            });
+            match written {
+                Ok(written) => {
+                    self.holds -= written;
+                    return Ok(Move::Moved(written));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if to.poll_write_ready(cx).map_err(End::Writer)?.is_pending() {
+                        return Ok(Move::Full);
+                    }
+                }
+                Err(error) => return Err(End::Writer(error)),
+            }
+        }
     }
 }
 
@@ -166,13 +301,12 @@ impl Taken {
         let Some(pipe) = &self.pipe else {
             return Ok(Flow::Copy);
         };
-        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         let mut moved = 0;
         loop {
             // Others of this thread have their turn, too.
             tokio::task::coop::consume_budget().await;
             let filled = from.try_io(Interest::READABLE, || {
-                Ok(splice(from, None, &pipe.write, None, PIPE_SIZE, flags)?)
+                Ok(splice(from, None, &pipe.write, None, PIPE_SIZE, FLAGS)?)
             });
             match filled {
                 Ok(0) => return Ok(Flow::End),
@@ -189,7 +323,7 @@ impl Taken {
             while self.holds > 0 {
                 let (holds, written) = (self.holds, || {
                     to.try_io(Interest::WRITABLE, || {
-                        Ok(splice(&pipe.read, None, to, None, self.holds, flags)?)
+                        Ok(splice(&pipe.read, None, to, None, self.holds, FLAGS)?)
                     })
                 });
                 match written() {

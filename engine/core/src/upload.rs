@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use crate::fields::Fields;
 use crate::head::Length;
 use crate::side::{Failed, Side, poll_carry};
+use crate::splice::{self, Move};
 use crate::steps::headers;
 use crate::timer::now_us;
 
@@ -32,6 +33,7 @@ pub struct Upload {
     finished: bool,
     /// Bytes of the last try.
     sent: u64,
+    moving: splice::Body,
 }
 
 impl Upload {
@@ -48,6 +50,7 @@ impl Upload {
             stuck_us: 0,
             finished: false,
             sent: 0,
+            moving: splice::Body::default(),
         }
     }
 
@@ -65,7 +68,7 @@ impl Upload {
 
     /// Whether another try could send the body from its beginning.
     pub fn can_replay(&self) -> bool {
-        self.sent == 0 || self.keeps
+        self.keeps || (self.sent == 0 && !self.moving.holds_any())
     }
 
     /// Whether this try has sent all of it.
@@ -153,15 +156,29 @@ impl Upload {
         client: &mut Side<'_>,
         upstream: &mut Side<'_>,
     ) -> Poll<Result<(), Failed>> {
-        let filled = match client.poll_fill(cx) {
-            Poll::Ready(filled) => filled,
-            Poll::Pending => {
-                ready!(upstream.poll_flush(cx, false)).map_err(Failed::Sink)?;
-                if self.waits_us == 0 {
-                    self.waits_us = now_us();
-                }
+        let moved = match self.keeps {
+            true => Move::Copy,
+            false => client.poll_move(cx, upstream, &mut self.moving)?,
+        };
+        let filled = match moved {
+            Move::Copy => client.poll_fill(cx),
+            Move::Moved(count) => {
+                self.waits_us = 0;
+                self.sent += count as u64;
+                return Poll::Ready(Ok(()));
+            }
+            Move::Full => {
+                self.waits_us = 0;
                 return Poll::Pending;
             }
+            Move::Empty => Poll::Pending,
+        };
+        let Poll::Ready(filled) = filled else {
+            ready!(upstream.poll_flush(cx, false)).map_err(Failed::Sink)?;
+            if self.waits_us == 0 {
+                self.waits_us = now_us();
+            }
+            return Poll::Pending;
         };
         self.waits_us = 0;
         match filled {

@@ -271,3 +271,42 @@ fn a_place_among_the_connections_goes_round_the_threads() {
         assert_eq!(client.join().expect("answers"), 20);
     }
 }
+
+#[test]
+fn long_bodies_arrive_whole_both_ways_and_a_break_is_seen() {
+    const LENGTH: usize = 3_000_000;
+    let (at, programs) = program();
+    let engine = sidecar("http", at, |_| {});
+    let data: Vec<u8> = (0..LENGTH).map(|i| ((i * 7) >> 3) as u8).collect();
+    let lengthy = |line: &str| format!("{line}\r\nhost: cart\r\ncontent-length: {LENGTH}\r\n\r\n");
+    let mut client = connect(address(&engine, "/proxy"));
+    for sent in [LENGTH, LENGTH / 2] {
+        let mut sender = client.try_clone().expect("a handle");
+        let (head_of_post, body) = (lengthy("POST / HTTP/1.1"), data.clone());
+        let upload = thread::spawn(move || {
+            sender
+                .write_all(head_of_post.as_bytes())
+                .expect("it is sent");
+            // In two parts, with the second on the way while the first is moved.
+            let (first, second) = body.split_at(LENGTH / 3);
+            sender.write_all(first).expect("it is sent");
+            sender.write_all(second).expect("it is sent");
+        });
+        let (mut program, _) = programs.recv_timeout(PATIENCE).expect("a request");
+        let mut got = vec![0; LENGTH];
+        program.read_exact(&mut got).expect("the whole body");
+        assert!(got == data, "other bytes came");
+        upload.join().expect("it was sent");
+        let begin = lengthy("HTTP/1.1 200 OK");
+        let answer = thread::spawn(move || {
+            program.write_all(begin.as_bytes()).expect("it is sent");
+            program.write_all(&got[..sent]).expect("it is sent");
+        });
+        assert!(head(&mut client).starts_with("HTTP/1.1 200"));
+        let mut back = vec![0; sent];
+        client.read_exact(&mut back).expect("what was sent");
+        assert!(back == data[..sent], "other bytes came back");
+        answer.join().expect("it was sent");
+    }
+    assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "more came");
+}

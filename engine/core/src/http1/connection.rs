@@ -13,7 +13,8 @@ use super::encode::{self, Encoder};
 use super::parse::Scan;
 use crate::error::{Error, Reason};
 use crate::fields::Fields;
-use crate::side::Broken;
+use crate::side::{Broken, Failed};
+use crate::splice::{self, Move};
 use crate::upstream::stream::Stream;
 
 /// From how many waiting bytes on they are written before more is added.
@@ -241,6 +242,48 @@ impl Connection {
             *left -= count as u64;
         }
         Poll::Ready(Ok(count))
+    }
+
+    /// Move some of the body that comes to `to` without reading it, where both are plain and its
+    /// length says where it ends; [`Move::Copy`]: this is not such a body.
+    ///
+    /// # Errors
+    /// Either connection is broken, or the body ends in the middle.
+    pub fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Connection,
+        body: &mut splice::Body,
+    ) -> Result<Move, Failed> {
+        let reads = self.input.is_empty() && !self.ended;
+        let (Some(left), Encoder::Exact(owed)) = (self.decoder.left(), to.encoder) else {
+            return Ok(Move::Copy);
+        };
+        let left = left.min(owed);
+        if !body.is_begun() && (!reads || left < splice::BODY_MIN) {
+            return Ok(Move::Copy);
+        }
+        let (Stream::Plain(from), Stream::Plain(_)) = (&self.stream, &to.stream) else {
+            return Ok(Move::Copy);
+        };
+        match to.output.poll_flush(cx, &mut to.stream) {
+            Poll::Pending => return Ok(Move::Full),
+            Poll::Ready(flushed) => flushed.map_err(|error| Failed::Sink(error.into()))?,
+        }
+        let Stream::Plain(sink) = &to.stream else {
+            return Ok(Move::Copy);
+        };
+        let moved = body.poll(cx, from, sink, left, reads);
+        let moved = moved.map_err(|end| match end {
+            splice::End::Reader(Some(error)) => Failed::Source(error.into()),
+            splice::End::Reader(None) => Failed::Source(Broken::Ended),
+            splice::End::Writer(error) => Failed::Sink(error.into()),
+        })?;
+        if let Move::Moved(count) = moved {
+            self.decoder.advance(count);
+            to.encoder = Encoder::Exact(owed - count as u64);
+        }
+        Ok(moved)
     }
 
     /// The body that goes has ended.
