@@ -1,5 +1,6 @@
-"""A slow side holds the other one back: what a sidecar buffers does not grow with the body."""
+"""What a sidecar holds: little for the silent, and of a body no more than a slow side can take."""
 
+import contextlib
 import hashlib
 import json
 import socket
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from tests.e2e.http_client import connect, get, read_exactly, read_until, status_of
+from tests.e2e.http_client import Client, connect, get, read_exactly, read_until, status_of
 from tests.e2e.mesh import BANNER, GRPC, HTTP, Namespace, Workload
 from tests.e2e.processes import eventually
 
@@ -22,6 +23,10 @@ GROWTH_MAX = 6 * MIB
 the allocator's."""
 FULL_SECONDS = 0.5
 """A connection that takes nothing for so long is full."""
+
+CONNECTIONS = 1000
+IDLE_BYTES_MAX = 2048
+"""What a connection may cost that was used and is idle."""
 
 STILL_LOOKS = 40
 """So many looks, each some ten milliseconds after the other, without a tick of CPU time."""
@@ -83,6 +88,16 @@ def assert_no_growth(before: list[int], after: list[int]) -> None:
     """Neither sidecar has grown beyond the bound."""
     grown = [(now - then) // 1024 for then, now in zip(before, after, strict=True)]
     assert max(grown) < GROWTH_MAX // 1024, f"grown by {grown} KiB"
+
+
+def test_a_silent_client_costs_little(shop: Namespace, web: Workload) -> None:
+    (before,) = resident(shop, "web")
+    with contextlib.ExitStack() as open_until_seen:
+        for _ in range(CONNECTIONS):
+            client = open_until_seen.enter_context(Client(web.proxy))
+            assert client.get("http://cart/do/bytes/1000").status == 200
+        grown = resident(shop, "web")[0] - before
+    assert grown < CONNECTIONS * IDLE_BYTES_MAX, f"{grown // CONNECTIONS} bytes each"
 
 
 def test_a_slow_reader_holds_the_program_back(shop: Namespace, web: Workload) -> None:

@@ -36,6 +36,7 @@ pub enum Entrance {
 pub struct LocalAddress {
     service: Arc<Service>,
     port: u16,
+    local: SocketAddr,
     /// What an application that calls the address writes into Host.
     written: [String; 2],
     /// What the called service reads there instead.
@@ -43,15 +44,30 @@ pub struct LocalAddress {
 }
 
 impl Entrance {
-    /// By `local`, which stands for `port` of `service`.
-    pub fn service(service: Arc<Service>, port: u16, local: SocketAddr) -> Entrance {
+    /// By `local`, which stands for `port` of `service`. Connections by one address share it.
+    pub fn service(
+        worker: &Worker,
+        service: Arc<Service>,
+        port: u16,
+        local: SocketAddr,
+    ) -> Entrance {
+        let mut last = worker.last_entrance.borrow_mut();
+        if let Some(Entrance::Service(last)) = &*last
+            && Arc::ptr_eq(&last.service, &service)
+            && (last.port, last.local) == (port, local)
+        {
+            return Entrance::Service(Rc::clone(last));
+        }
         let name = format!("{}.{}", service.key.name(), service.key.namespace());
-        Entrance::Service(Rc::new(LocalAddress {
+        let entrance = Entrance::Service(Rc::new(LocalAddress {
             written: [local.to_string(), format!("localhost:{}", local.port())],
             name,
             service,
             port,
-        }))
+            local,
+        }));
+        *last = Some(entrance.clone());
+        entrance
     }
 }
 

@@ -21,6 +21,7 @@ use crate::observe::Observation;
 use crate::observe::metrics::{Direction, SeriesKey};
 use crate::observe::names::NONE;
 use crate::record::{MtlsMode, Protocol};
+use crate::serve::Client;
 use crate::tcp;
 use crate::timer::now_s;
 use crate::upstream::Target;
@@ -189,22 +190,27 @@ pub enum Way {
 }
 
 /// Serve a connection that the kernel led here.
-pub async fn serve(worker: &Rc<Worker>, way: Way, stream: TcpStream) {
+pub async fn serve(worker: &Rc<Worker>, way: Way, stream: TcpStream) -> Option<Box<Client>> {
     match way {
         Way::Out => outbound(worker, stream).await,
         Way::In => inbound(worker, stream).await,
-        Way::Dns => dns::serve_tcp(worker, stream).await,
+        Way::Dns => {
+            dns::serve_tcp(worker, stream).await;
+            None
+        }
     }
 }
 
-fn refuse(worker: &Worker) {
+/// There is nobody to serve.
+fn refuse(worker: &Worker) -> Option<Box<Client>> {
     let refused = &worker.shared.metrics.refused_connections;
     refused.fetch_add(1, Relaxed);
+    None
 }
 
 /// A connection of the application: to the service that its destination stands for, or to that
 /// destination itself.
-async fn outbound(worker: &Rc<Worker>, stream: TcpStream) {
+async fn outbound(worker: &Rc<Worker>, stream: TcpStream) -> Option<Box<Client>> {
     let original = redirected(&stream);
     // Whoever calls this listener itself would be sent to it again and again.
     let own = stream.local_addr().map(canonical).ok();
@@ -229,6 +235,7 @@ async fn outbound(worker: &Rc<Worker>, stream: TcpStream) {
         return refuse(worker);
     }
     outside(worker, original, stream).await;
+    None
 }
 
 /// Carry bytes to a destination that is none of the mesh.
@@ -260,7 +267,7 @@ async fn outside(worker: &Rc<Worker>, address: SocketAddr, client: TcpStream) {
 
 /// A connection to the application that did not come by its mTLS listener: what that would do, by
 /// the port it is for. A port that nobody declared takes bytes, where plaintext is let in.
-async fn inbound(worker: &Rc<Worker>, stream: TcpStream) {
+async fn inbound(worker: &Rc<Worker>, stream: TcpStream) -> Option<Box<Client>> {
     let Some(settings) = &worker.shared.settings.intercept else {
         return refuse(worker);
     };
@@ -309,6 +316,7 @@ async fn inbound(worker: &Rc<Worker>, stream: TcpStream) {
         identity_id: NONE,
     };
     tcp::inbound(worker, app, (&nobody, None), stream).await;
+    None
 }
 
 #[cfg(test)]

@@ -132,44 +132,55 @@ pub async fn closed(closing: &mut watch::Receiver<Closing>, closes: Closing) {
 }
 
 async fn connection(open: Open, purpose: Purpose, stream: TcpStream) {
-    let worker = &open.worker;
-    // Without it small answers wait for acknowledgements; a socket that refuses is broken anyway.
-    if stream.set_nodelay(true).is_err() {
-        return;
+    // Boxed, and gone before the client is served: a handshake and a first look take much room.
+    let client = Box::pin(begin(&open.worker, purpose, stream)).await;
+    if let Some(client) = client {
+        serve::client(&open.worker, client).await;
     }
+}
+
+/// Serve what speaks bytes, or surely HTTP/2; any other client is handed back.
+async fn begin(
+    worker: &Rc<Worker>,
+    purpose: Purpose,
+    stream: TcpStream,
+) -> Option<Box<serve::Client>> {
+    // Without it small answers wait for acknowledgements; a socket that refuses is broken anyway.
+    stream.set_nodelay(true).ok()?;
     match purpose {
-        Purpose::Proxy => plain_http(worker, Entrance::Proxy, stream).await,
+        Purpose::Proxy => Some(plain_http(Entrance::Proxy, stream)),
         Purpose::Service(service, port) => serve_service(worker, (service, port), stream).await,
         Purpose::Inbound(app) => serve_inbound(worker, app, stream).await,
-        Purpose::Intercepted(way) => intercept::serve(worker, way, stream).await,
+        Purpose::Intercepted(way) => Box::pin(intercept::serve(worker, way, stream)).await,
     }
 }
 
 /// A connection of the application to a port of a service.
-pub async fn serve_service(worker: &Rc<Worker>, to: (Arc<Service>, u16), stream: TcpStream) {
+pub async fn serve_service(
+    worker: &Rc<Worker>,
+    to: (Arc<Service>, u16),
+    stream: TcpStream,
+) -> Option<Box<serve::Client>> {
     let (service, port) = to;
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
-    let client = Box::pin(tcp::take_bytes(worker, &service, port, stream)).await;
-    if let Some(stream) = client {
-        plain_http(worker, Entrance::service(service, port, local), stream).await;
-    }
+    let local = stream.local_addr().ok()?;
+    let stream = Box::pin(tcp::take_bytes(worker, &service, port, stream)).await?;
+    let entrance = Entrance::service(worker, service, port, local);
+    Some(plain_http(entrance, stream))
 }
 
 /// HTTP of the application.
-async fn plain_http(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream) {
-    serve::detect(
-        worker,
-        serve::Way::Outbound(entrance),
-        Stream::Plain(stream),
-    )
-    .await;
+fn plain_http(entrance: Entrance, stream: TcpStream) -> Box<serve::Client> {
+    let connection = Connection::new(Stream::Plain(stream));
+    serve::Client::undecided(serve::Way::Outbound(entrance), connection)
 }
 
 /// A connection of another sidecar, or a plain one where the workload lets it in.
-pub async fn serve_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
-    // Boxed: what a handshake needs is not kept while the connection lives.
+pub async fn serve_inbound(
+    worker: &Rc<Worker>,
+    app: App,
+    stream: TcpStream,
+) -> Option<Box<serve::Client>> {
+    // Boxed: what a handshake needs is not kept while a connection carries bytes.
     match Box::pin(authenticate(worker, app, stream)).await {
         Some(accepted) => serve_app(worker, app, accepted).await,
         None => {
@@ -178,11 +189,16 @@ pub async fn serve_inbound(worker: &Rc<Worker>, app: App, stream: TcpStream) {
                 .metrics
                 .refused_connections
                 .fetch_add(1, Relaxed);
+            None
         }
     }
 }
 
-async fn serve_app(worker: &Rc<Worker>, app: App, accepted: Accepted) {
+async fn serve_app(
+    worker: &Rc<Worker>,
+    app: App,
+    accepted: Accepted,
+) -> Option<Box<serve::Client>> {
     let Accepted {
         stream,
         caller,
@@ -208,11 +224,28 @@ async fn serve_app(worker: &Rc<Worker>, app: App, accepted: Accepted) {
         // A caller without ALPN is no sidecar.
         (Protocol::Tcp, _) => {}
         (Protocol::Http | Protocol::Auto, stream) => {
-            serve::http1(worker, way, Connection::new(stream), expires_us).await;
+            return Some(serve::Client::new(way, Connection::new(stream), expires_us));
         }
         (Protocol::Http2 | Protocol::Grpc, stream) => {
             let stream = Rewound::new(stream, Vec::new());
             Box::pin(serve::http2(worker, way, stream, expiry)).await;
         }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a task holds that is at rest; with the socket's registration it is all that a
+    /// connection costs.
+    #[test]
+    fn a_connection_at_rest_is_small() {
+        fn size<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+            size_of::<R>()
+        }
+        let (task, client) = (size(connection), size_of::<serve::Client>());
+        assert!(task + client <= 640, "{task} + {client}");
     }
 }

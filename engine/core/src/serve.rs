@@ -27,7 +27,7 @@ use crate::respond::respond;
 use crate::side::Broken;
 use crate::tcp;
 use crate::timer::{Deadline, micros, now_s, now_us, within};
-use crate::upstream::stream::{Rewound, Stream};
+use crate::upstream::stream::Rewound;
 use crate::worker::Worker;
 
 /// Longest time for a head to arrive once it has begun.
@@ -75,128 +75,153 @@ impl Way {
     }
 }
 
-/// Serve HTTP of the version that the client begins with.
-pub async fn detect(worker: &Rc<Worker>, way: Way, stream: Stream) {
-    if let Some((way, connection)) = unless_http2(worker, way, Connection::new(stream)).await {
-        http1(worker, way, connection, None).await;
-    }
+/// A client that is to be served. Whoever finds out that it speaks HTTP hands it on, so that nothing
+/// of what that took is held while the connection lives.
+#[derive(Debug)]
+pub struct Client {
+    way: Way,
+    connection: Connection,
+    /// When the request at hand becomes the last, microseconds of [`now_us`].
+    expires_us: Option<u64>,
+    /// Whether it may still turn out to speak HTTP/2.
+    undecided: bool,
 }
 
-/// Serve the connection here if the client begins with HTTP/2; hand it back for HTTP/1.1.
-async fn unless_http2(
-    worker: &Rc<Worker>,
-    way: Way,
-    mut connection: Connection,
-) -> Option<(Way, Connection)> {
-    if version(worker, &mut connection).await? == http::Version::HTTP_11 {
-        return Some((way, connection));
+impl Client {
+    /// At the other end of `connection`, with the version agreed on.
+    pub fn new(way: Way, connection: Connection, expires_us: Option<u64>) -> Box<Client> {
+        Box::new(Client {
+            way,
+            connection,
+            expires_us,
+            undecided: false,
+        })
     }
-    let (stream, read) = connection.into_parts();
-    let stream = Rewound::new(stream, read);
-    Box::pin(http2(worker, way, stream, std::future::pending())).await;
-    None
+
+    /// At the other end of `connection`, of the version that it begins with.
+    pub fn undecided(way: Way, connection: Connection) -> Box<Client> {
+        let mut client = Client::new(way, connection, None);
+        client.undecided = true;
+        client
+    }
+
+    /// Whether no further request is to be waited for.
+    fn is_last(&self, worker: &Worker) -> bool {
+        *worker.shared.closing.borrow() >= self.way.closes()
+            || self.expires_us.is_some_and(|end| now_us() >= end)
+    }
 }
 
 /// The version that the client's first bytes are of; `None`: it left, or sends none.
 async fn version(worker: &Worker, connection: &mut Connection) -> Option<http::Version> {
+    let mut deadline = Deadline::after(IDLE_TIME);
     let mut is_preface = false;
-    let begun = std::future::poll_fn(|cx| {
+    std::future::poll_fn(|cx| {
         let begun = connection.poll_until(cx, |input| {
             let shorter = input.len().min(PREFACE.len());
             is_preface = input[..shorter] == PREFACE[..shorter];
             Ok::<_, Broken>(!is_preface || shorter == PREFACE.len())
         });
         match begun {
-            Poll::Pending if *worker.shared.closing.borrow() == Closing::All => {
-                Poll::Ready(Ok(false))
-            }
-            begun => begun,
+            Poll::Ready(Ok(true)) if is_preface => Poll::Ready(Some(http::Version::HTTP_2)),
+            Poll::Ready(Ok(true)) => Poll::Ready(Some(http::Version::HTTP_11)),
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending if *worker.shared.closing.borrow() == Closing::All => Poll::Ready(None),
+            Poll::Pending => Pin::new(&mut deadline).poll(cx).map(|()| None),
         }
-    });
-    match within(IDLE_TIME, begun).await? {
-        Ok(true) if is_preface => Some(http::Version::HTTP_2),
-        Ok(true) => Some(http::Version::HTTP_11),
-        _ => None,
-    }
+    })
+    .await
 }
 
-/// Serve HTTP/1.1 until the client leaves; after `expires_us`, or when the sidecar closes, the
-/// request at hand is the last.
-pub async fn http1(
-    worker: &Rc<Worker>,
-    mut way: Way,
-    mut connection: Connection,
-    expires_us: Option<u64>,
-) {
+/// Serve HTTP until the client leaves; when it expires, or the sidecar closes, the request at hand
+/// is the last.
+pub async fn client(worker: &Rc<Worker>, mut client: Box<Client>) {
     loop {
-        let closes = way.closes();
-        let closing = || *worker.shared.closing.borrow() >= closes;
-        let framed = match next_head(&mut connection, expires_us, closing).await {
-            Ok(Some(framed)) => framed,
-            Ok(None) => return,
-            Err(error) => return refuse(worker, &mut connection, &error).await,
-        };
-        let Framed {
-            head,
-            body,
-            persistent,
-        } = framed;
-        connection.expect_body(body);
-        if head.method == Method::CONNECT
-            && let Way::Outbound(Entrance::Proxy) = &way
-        {
-            match tunnel(worker, connection, &head).await {
-                Some(http1) => (way, connection) = http1,
+        if client.undecided {
+            match version(worker, &mut client.connection).await {
+                Some(http::Version::HTTP_2) => return Box::pin(begun_http2(worker, client)).await,
+                Some(_) => client.undecided = false,
                 None => return,
             }
-            continue;
         }
-        let last = closing()
-            || worker.shared.leaving.load(Relaxed)
-            || expires_us.is_some_and(|end| now_us() >= end);
-        let asked = encode::Asked {
-            head: head.method == Method::HEAD,
-            old: head.version == http::Version::HTTP_10,
-            persistent: persistent && !last,
-            expects: head.length != Length::None && head.fields.has(Name::Expect),
-        };
-        let client = Downstream::on_connection(&mut connection, asked);
-        // Boxed, so that an idle connection does not hold the room that a request needs.
-        let state = Box::pin(way.handle(worker, client, head)).await;
-        if !carries_on(&mut connection, state).await {
+        let Some(came) = next_head(worker, &mut client).await else {
             return;
-        }
+        };
+        // Boxed, so that an idle connection does not hold the room that a request needs.
+        let Some(next) = Box::pin(answer(worker, client, came)).await else {
+            return;
+        };
+        client = next;
     }
 }
 
-/// The next head. `None`: the connection is over, or should be.
+/// Answer a request, or what is none; the client of the next one is handed back.
+async fn answer(
+    worker: &Rc<Worker>,
+    mut client: Box<Client>,
+    came: Result<Framed<RequestHead>, Error>,
+) -> Option<Box<Client>> {
+    let connection = &mut client.connection;
+    let Framed {
+        head,
+        body,
+        persistent,
+    } = match came {
+        Ok(framed) => framed,
+        Err(error) => {
+            refuse(worker, connection, &error).await;
+            return None;
+        }
+    };
+    connection.expect_body(body);
+    if head.method == Method::CONNECT
+        && let Way::Outbound(Entrance::Proxy) = &client.way
+    {
+        return Box::pin(tunnel(worker, client, head)).await;
+    }
+    let last = client.is_last(worker) || worker.shared.leaving.load(Relaxed);
+    let asked = encode::Asked {
+        head: head.method == Method::HEAD,
+        old: head.version == http::Version::HTTP_10,
+        persistent: persistent && !last,
+        expects: head.length != Length::None && head.fields.has(Name::Expect),
+    };
+    let asker = Downstream::on_connection(&mut client.connection, asked);
+    let state = client.way.handle(worker, asker, head).await;
+    let carries_on = carries_on(&mut client.connection, state).await;
+    carries_on.then_some(client)
+}
+
+/// The next head, or what is wrong with it. `None`: the connection is over, or should be.
 async fn next_head(
-    connection: &mut Connection,
-    expires_us: Option<u64>,
-    closing: impl Fn() -> bool,
-) -> Result<Option<Framed<RequestHead>>, Error> {
+    worker: &Worker,
+    client: &mut Client,
+) -> Option<Result<Framed<RequestHead>, Error>> {
     let mut waits: Option<(bool, Deadline)> = None;
     std::future::poll_fn(|cx| {
-        match connection.poll_head(cx, parse::request) {
+        match client.connection.poll_head(cx, parse::request) {
             // What breaks before a head is whole needs no answer.
             Poll::Ready(Err(error)) if error.reason == Reason::ClientGone => {
-                return Poll::Ready(Ok(None));
+                return Poll::Ready(None);
             }
-            Poll::Ready(head) => return Poll::Ready(head),
+            Poll::Ready(head) => return Poll::Ready(head.transpose()),
             Poll::Pending => {}
         }
-        let begun = connection.has_input();
-        if !begun && (closing() || expires_us.is_some_and(|end| now_us() >= end)) {
-            return Poll::Ready(Ok(None));
+        let begun = client.connection.has_input();
+        if !begun && client.is_last(worker) {
+            return Poll::Ready(None);
         }
         let (_, deadline) = match &mut waits {
             Some(waits) if waits.0 == begun => waits,
-            other => other.insert((begun, deadline(begun, expires_us))),
+            other => other.insert((begun, deadline(begun, client.expires_us))),
         };
         ready!(Pin::new(deadline).poll(cx));
         Poll::Ready(match begun {
-            true => Err(Error::new(Reason::ClientTimeout, "the head took too long")),
-            false => Ok(None),
+            true => Some(Err(Error::new(
+                Reason::ClientTimeout,
+                "the head took too long",
+            ))),
+            false => None,
         })
     })
     .await
@@ -272,9 +297,10 @@ async fn refuse(worker: &Rc<Worker>, connection: &mut Connection, error: &Error)
 /// as if it came by an address that stands for the service.
 async fn tunnel(
     worker: &Rc<Worker>,
-    mut connection: Connection,
-    head: &RequestHead,
-) -> Option<(Way, Connection)> {
+    client: Box<Client>,
+    head: RequestHead,
+) -> Option<Box<Client>> {
+    let mut connection = client.connection;
     let authority = head.authority().unwrap_or_default();
     let found = async {
         let (service, port) = discover::by_host(worker, authority)?;
@@ -303,13 +329,23 @@ async fn tunnel(
             }
             // No address stands for the service here: its Host is what the application wrote.
             let local = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-            let way = Way::Outbound(Entrance::service(service, port, local));
-            unless_http2(worker, way, Connection::resumed(stream, read)).await
+            let way = Way::Outbound(Entrance::service(worker, service, port, local));
+            Some(Client::undecided(way, Connection::resumed(stream, read)))
         }
     }
 }
 
-/// As [`http1`], for HTTP/2: after `expiry`, or when the sidecar closes, no stream is added.
+/// Serve HTTP/2 to a client that has begun with it.
+async fn begun_http2(worker: &Rc<Worker>, client: Box<Client>) {
+    let Client {
+        way, connection, ..
+    } = *client;
+    let (stream, read) = connection.into_parts();
+    let stream = Rewound::new(stream, read);
+    http2(worker, way, stream, std::future::pending()).await;
+}
+
+/// Serve HTTP/2: after `expiry`, or when the sidecar closes, no stream is added.
 pub async fn http2(
     worker: &Rc<Worker>,
     way: Way,

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +28,9 @@ pub const WORKLOADS_MAX: usize = 256;
 const STACK_BYTES: usize = 512 * 1024;
 /// How often a thread gives back buffers that nobody used.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Gives what a thread has freed back to the system; who chooses the allocator sets it.
+pub static GIVE_BACK: OnceLock<fn()> = OnceLock::new();
 
 /// What a thread does for one workload.
 pub(crate) type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -239,6 +242,9 @@ fn carry(jobs: mpsc::UnboundedReceiver<Job>, stop: Stop) {
         loop {
             tick.tick().await;
             buffer::trim();
+            if let Some(give_back) = GIVE_BACK.get() {
+                give_back();
+            }
         }
     };
     match runtime {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use rustls::ClientConfig;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::discover::Entrance;
 use crate::error::{Error, Reason};
 use crate::observe::metrics::ThreadMetrics;
 use crate::plan::service::Service;
@@ -43,6 +44,8 @@ pub struct Worker {
     /// Connections that carry TCP.
     pub tunnels: Tunnels,
     tasks: Rc<Tasks>,
+    /// By what the last connection came in.
+    pub last_entrance: RefCell<Option<Entrance>>,
     hosts: RefCell<Hosts>,
     tls: RefCell<TlsConfigs>,
 }
@@ -66,6 +69,7 @@ impl Worker {
             http2: Connections::default(),
             tunnels: Tunnels::default(),
             tasks: Rc::default(),
+            last_entrance: RefCell::default(),
             hosts: RefCell::default(),
             tls: RefCell::default(),
         })

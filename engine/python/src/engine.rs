@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::raise;
+use crate::memory;
 
 /// The longest join: whoever wants to wait longer tries again.
 const JOIN_SECONDS_MAX: f64 = 3600.0;
@@ -43,6 +44,7 @@ impl Engine {
     #[new]
     #[pyo3(signature = (settings, threads=None))]
     fn new(py: Python<'_>, settings: &[u8], threads: Option<&Threads>) -> PyResult<Self> {
+        memory::set_give_back();
         let inner = py.detach(|| match threads {
             None => tulle_engine::engine::Engine::bind(settings),
             Some(threads) => tulle_engine::engine::Engine::bind_on(&threads.inner, settings),

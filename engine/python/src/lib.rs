@@ -5,13 +5,9 @@
 mod engine;
 mod error;
 mod hub;
+mod memory;
 
-use mimalloc::MiMalloc;
 use pyo3::prelude::*;
-
-/// For Rust alone; Python keeps its own. A request of hyper's costs some fifty small allocations.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The compiled part of Tulle: the sidecar's data plane and the control plane's port.
 #[pymodule]
