@@ -231,19 +231,17 @@ impl Pump {
     ) -> Poll<Result<(), Failed>> {
         self.is_full = true;
         while !self.finished {
-            let moved = match self.broken {
-                Some(_) => Move::Copy,
-                None => from.poll_move(cx, &mut to, &mut self.moving)?,
-            };
-            let filled = match moved {
-                Move::Moved(count) => {
-                    self.bytes += count as u64;
-                    continue;
-                }
-                Move::Full => return Poll::Pending,
-                Move::Empty => Poll::Pending,
-                Move::Copy if self.broken.is_some() => Poll::Pending,
-                Move::Copy => from.poll_fill(cx),
+            let filled = match self.broken {
+                Some(_) => Poll::Pending,
+                None => match from.poll_move(cx, &mut to, &mut self.moving)? {
+                    Move::Moved(count) => {
+                        self.bytes += count as u64;
+                        continue;
+                    }
+                    Move::Full => return Poll::Pending,
+                    Move::Empty => Poll::Pending,
+                    Move::Copy => from.poll_fill(cx),
+                },
             };
             let filled = match filled {
                 Poll::Ready(Ok(filled)) => filled,
