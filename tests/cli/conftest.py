@@ -47,6 +47,8 @@ class Plane:
         """Method, path with query and body of every call, in order."""
         self.refuse: Answer | None = None
         """What every call is answered with, if anything."""
+        self.meanwhile: list[Callable[[], None]] = []
+        """What happens before each of the next calls of `apply` is answered."""
         self.violations: list[Object] = []
         """What `apply` and `diff` find wrong."""
 
@@ -100,6 +102,10 @@ class Plane:
         }
         if self.violations and parts.path in {"/tulle/v1/apply", "/tulle/v1/diff"}:
             return 422, {"message": "invalid", "violations": self.violations}
+        if parts.path == "/tulle/v1/apply" and self.meanwhile:
+            self.meanwhile.pop(0)()
+        if parts.path == "/tulle/v1/apply" and (stale := self._stale(body["resources"])):
+            return 409, {"message": f"{stale} is at another resource version"}
         if parts.path in fixed:
             return 200, fixed[parts.path]()
         if parts.path.startswith("/tulle/v1/tokens/"):
@@ -141,6 +147,15 @@ class Plane:
             for item in body["resources"]
         ]
         return {"results": results, "revision": self.revision}
+
+    def _stale(self, resources: list[Object]) -> str | None:
+        for item in resources:
+            metadata = item["metadata"]
+            key = (item["kind"], metadata.get("namespace", ""), metadata["name"])
+            now = self.objects.get(key, {"metadata": {}})["metadata"].get("resourceVersion")
+            if metadata.get("resourceVersion") not in {None, now}:
+                return "/".join(key)
+        return None
 
     def _change(self, item: Object) -> Object:
         namespace, name = item["metadata"].get("namespace", ""), item["metadata"]["name"]

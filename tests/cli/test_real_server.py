@@ -106,6 +106,7 @@ def test_split_makes_and_edits_a_route(tulle, shop):
     first = tulle("split", "shop/catalog", "v1=90", "v2=10", "--force")
     assert (first.code, first.lines[0]) == (ExitCode.OK, "--- /dev/null")
     second = tulle("split", "shop/catalog", "v1=50", "v2=50", "--force")
+    assert second.code == ExitCode.OK, second.err
     assert "+      weight: 50" in second.lines
     assert "catalog.v1=50,catalog.v2=50" in tulle("get", "routes", "-A").out
 

@@ -1,7 +1,10 @@
 """split: which route and rule it edits, what it refuses, what it says."""
 
+from functools import partial
+
 import pytest
 
+from tulle.cli.commands.split import TRIES_MAX
 from tulle.cli.exits import ExitCode
 
 
@@ -188,3 +191,34 @@ def test_a_change_by_someone_else_is_not_overwritten(tulle, catalog):
     tulle("split", "catalog", "v1=1")
     (sent,) = next(body["resources"] for _, path, body in catalog.asked if path.endswith("/apply"))
     assert sent["metadata"]["resourceVersion"] == "4"
+
+
+def test_a_change_by_someone_else_in_between_is_a_conflict(tulle, catalog):
+    put_route(catalog, {"backendRefs": [{"name": "catalog", "port": 80, "weight": 1}]})
+    theirs = {"backendRefs": [{"name": "catalog", "port": 80, "weight": 2}]}
+    catalog.meanwhile.append(lambda: put_route(catalog, theirs))
+    assert tulle("split", "catalog", "v1=1").code == ExitCode.CONFLICT
+    assert backends(catalog, "catalog") == {"catalog": 2}
+
+
+def write_status(plane, number):
+    """Write the status of the route as the control plane does, which makes a revision."""
+    plane.revision += 1
+    route = plane.objects["HTTPRoute", "default", "catalog"]
+    route["status"] = {"parents": [{"number": number}]}
+    route["metadata"] = {**route["metadata"], "resourceVersion": str(plane.revision)}
+
+
+def test_a_status_written_in_between_is_no_conflict(tulle, catalog):
+    put_route(catalog, {"backendRefs": [{"name": "catalog", "port": 80, "weight": 1}]})
+    catalog.meanwhile += [partial(write_status, catalog, number) for number in (1, 2)]
+    result = tulle("split", "catalog", "v1=1")
+    assert result.code == ExitCode.OK
+    assert backends(catalog, "catalog") == {"catalog.v1": 1}
+
+
+def test_statuses_without_end_are_given_up_on(tulle, catalog):
+    put_route(catalog, {"backendRefs": [{"name": "catalog", "port": 80, "weight": 1}]})
+    catalog.meanwhile += [partial(write_status, catalog, number) for number in range(TRIES_MAX)]
+    assert tulle("split", "catalog", "v1=1").code == ExitCode.CONFLICT
+    assert backends(catalog, "catalog") == {"catalog": 1}

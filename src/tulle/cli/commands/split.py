@@ -23,6 +23,8 @@ from tulle.cli.tables import Object, is_parent, is_ready, items, selects, source
 
 WEIGHT_MAX = 1_000_000
 """The Gateway API's limit."""
+TRIES_MAX = 5
+"""How often a change is sent while the control plane writes the route's status."""
 VERSION_LABEL = "version"
 KIND_OF_PROTOCOL = {
     "http": HTTP_ROUTE,
@@ -80,7 +82,7 @@ def command(
     _print_change(before, after, output)
     if dry_run:
         return
-    answer = client.post("/tulle/v1/apply", {"resources": [after], "dry_run": False})
+    answer = _apply(client, kind, before, after)
     action = answer["results"][0]["action"]
     note(f"{label(after)} {action} (revision {answer['revision']})")
     _print_advice(found, before)
@@ -242,6 +244,31 @@ def _choose_rule(route: Object, service: str, wanted: str | None) -> dict[str, A
 def _is_only_about(rule: dict[str, Any], service: str) -> bool:
     refs = rule.get("backendRefs", ())
     return all(ref["name"].partition(".")[0] == service for ref in refs)
+
+
+def _apply(client: ApiClient, kind: Kind, before: Object | None, after: Object) -> Object:
+    """Apply *after*, which was made from *before*; what others wrote since is not overwritten.
+
+    The control plane writes the status of a route soon after its spec. That makes a new
+    resource version, too, but is no reason to refuse, so then *after* is sent again.
+    """
+    for _ in range(TRIES_MAX):
+        try:
+            answer: Object = client.post(
+                "/tulle/v1/apply", {"resources": [after], "dry_run": False}
+            )
+        except CommandError as error:
+            if before is None or error.code is not ExitCode.CONFLICT:
+                raise
+            refusal = error
+        else:
+            return answer
+        metadata = after["metadata"]
+        now = fetch(client, kind, metadata["namespace"], metadata["name"])
+        if written(now) != written(before):
+            break
+        metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
+    raise refusal
 
 
 def _print_change(before: Object | None, after: Object, output: str) -> None:
