@@ -22,8 +22,8 @@ ROOT = str(Path(tulle.__file__).parents[1])
 BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.shared import main; main()"
 NAME = "shared.sidecar"
 
-ENVIRONMENT = {"MIMALLOC_ALLOW_THP": "0"}
-"""As for a sidecar of its own: a huge page is resident whole."""
+ENVIRONMENT = {"MIMALLOC_ALLOW_THP": "0", "LC_ALL": "C"}
+"""As for a sidecar of its own: no huge pages, which are resident whole, and no locale."""
 
 
 class SharedProcess:

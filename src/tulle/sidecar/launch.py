@@ -24,8 +24,9 @@ ENGINE_FILE = "engine.json"
 SIDECAR_FILE = "sidecar.json"
 TAKEOVER_FILE = "takeover.sock"
 """Where a running engine hands its sockets to a successor."""
-ENVIRONMENT = {"MIMALLOC_ALLOW_THP": "0"}
-"""A huge page is resident whole, and an idle sidecar would need three: 9 of 23 MiB."""
+ENVIRONMENT = {"MIMALLOC_ALLOW_THP": "0", "LC_ALL": "C"}
+"""A huge page is resident whole, and an idle sidecar would need three: 9 of 23 MiB. Text is UTF-8
+in the C locale, too, which needs no table of characters: 0.2 MiB."""
 BOOT = "import sys; sys.path.append({root!r}); from {module} import main; main({arguments})"
 ROOT = str(Path(__file__).parents[2])
 
