@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, tcp};
 
 use crate::observe::Observation;
 use crate::splice;
 use crate::timer::{Deadline, micros, now_us};
+use crate::upstream::connect::keep_alive;
 
 /// First size of a buffer that is read into, bytes.
 const BUFFER_MIN: usize = 2 * 1024;
@@ -26,11 +27,6 @@ const BUFFER_MIN: usize = 2 * 1024;
 /// other end is slow, besides what a tunnel's window lets in.
 pub const BUFFER_MAX: usize = 128 * 1024;
 
-/// A peer that has said nothing for so long is asked whether it is there, so many times at this
-/// interval; one that is gone without a word would cost an hour of memory else.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_TRIES: u32 = 4;
 /// A connection to the application that carried nothing for this long is closed (Envoy's default).
 pub const IDLE_TIME: Duration = Duration::from_secs(3600);
 
@@ -126,12 +122,7 @@ impl End {
     /// Ask a peer that is silent for long whether it is still there.
     fn keep_alive(&self) {
         if let Side::Tcp(stream) = &self.side {
-            let ask = TcpKeepalive::new()
-                .with_time(KEEPALIVE_TIME)
-                .with_interval(KEEPALIVE_INTERVAL)
-                .with_retries(KEEPALIVE_TRIES);
-            // A socket that refuses is gone already.
-            let _gone = SockRef::from(stream).set_tcp_keepalive(&ask);
+            keep_alive(stream);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod loopback;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
@@ -44,6 +45,41 @@ fn a_body_that_broke_off_is_not_sent_again_as_if_it_were_whole() {
     first.read_to_string(&mut body).expect("the rest");
     assert_eq!(body, "4\r\nhalf\r\n", "the end of the body is missing");
     assert!(asked.recv_timeout(WHILE).is_err(), "it was sent again");
+}
+
+/// Whether the kernel will ask the peer of a connection between these ports if it is still there.
+fn has_keepalive(local: u16, remote: u16) -> bool {
+    const KEEPALIVE_TIMER: &str = "02:";
+    let table = fs::read_to_string("/proc/net/tcp").expect("a table");
+    let ends = [local, remote].map(|port| format!(":{port:04X}"));
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[1].ends_with(&ends[0])
+            && fields[2].ends_with(&ends[1])
+            && fields[5].starts_with(KEEPALIVE_TIMER)
+    })
+}
+
+#[test]
+fn a_program_that_is_silent_for_long_is_asked_whether_it_is_there() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    let mut client = connect(address(&engine, "/proxy"));
+    client
+        .write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n")
+        .expect("it is sent");
+    let (mut program, _) = asked.recv_timeout(PATIENCE).expect("a request");
+    program
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n1")
+        .expect("it is sent");
+    assert!(head(&mut client).starts_with("HTTP/1.1 200"));
+    let engines = program.peer_addr().expect("an address").port();
+    let end = Instant::now() + PATIENCE;
+    // A timer of what is being sent comes first.
+    while !has_keepalive(engines, at.port()) {
+        assert!(Instant::now() < end, "keepalive is not on");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
@@ -23,6 +24,11 @@ use crate::worker::Worker;
 /// Share of a certificate's remaining life that a connection may use, percent: new requests
 /// leave it before either certificate ends.
 const CERTIFICATE_SHARE: u64 = 80;
+/// A peer that has said nothing for so long is asked whether it is there, so many times at this
+/// interval; one that is gone without a word would cost an hour of memory else.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_TRIES: u32 = 4;
 
 /// What is spoken on a connection between sidecars; also the ALPN name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,6 +132,10 @@ pub async fn connect_now(
     alpn: Alpn,
 ) -> Result<Connected, Error> {
     let tcp = plain(target).await?;
+    if alpn == Alpn::Http1 {
+        // HTTP/2 has pings for it.
+        keep_alive(&tcp);
+    }
     match &target.identity {
         None => Ok(Connected {
             stream: Stream::Plain(tcp),
@@ -133,6 +143,16 @@ pub async fn connect_now(
         }),
         Some(expected) => handshake(worker, target, expected, alpn, tcp).await,
     }
+}
+
+/// Ask a peer that is silent for long whether it is still there.
+pub fn keep_alive(socket: &TcpStream) {
+    let ask = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_TRIES);
+    // A socket that refuses is gone already.
+    let _gone = SockRef::from(socket).set_tcp_keepalive(&ask);
 }
 
 async fn plain(target: &Target) -> Result<TcpStream, Error> {
