@@ -1,6 +1,7 @@
 """Replicas that end under load, by a crash or in order: no request of a caller fails."""
 
 import itertools
+import json
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -114,6 +115,22 @@ def test_a_replica_that_drains_finishes_what_it_has_begun(pair: Namespace) -> No
         assert answer.result().status == 200
     assert single.sidecar.wait() == 0
     assert get(web.proxy, "http://single/").reason == "no-healthy-endpoint"
+
+
+def test_what_a_sidecar_carries_last_is_counted(pair: Namespace) -> None:
+    web, carts = pair.workloads["web"], [pair.workloads[name] for name in ("cart-1", "cart-2")]
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(get, web.proxy, "http://cart/do/slow/1500")
+        eventually(lambda: any("/do/slow/1500" in told(cart) for cart in carts), "it has begun")
+        assert pair.drain(web) == 0
+        assert answer.result().status == 200
+
+    def counted() -> list[int]:
+        printed = pair.mesh.tulle("edges", "-n", pair.name, "-o", "json").stdout
+        rows = json.loads(printed)["items"]
+        return [row["requests"] for row in rows if row["source"] == f"{pair.name}/web"]
+
+    eventually(lambda: counted() == [1], "the last report has come")
 
 
 def told(workload: Workload) -> dict[str, int]:

@@ -27,8 +27,9 @@ const LAME_DUCK: Duration = Duration::from_millis(500);
 const ANNOUNCE_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether the last connection has closed.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
-/// How long a successor waits for what it reads to be on the disk.
-const FLUSH_TIME: Duration = Duration::from_secs(2);
+/// How long the record stream gets for what is waited for: what a successor reads to be on the
+/// disk, or the control plane to hear the last numbers.
+const STREAM_TIME: Duration = Duration::from_secs(2);
 /// How often idle services are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(30);
 
@@ -135,12 +136,8 @@ async fn successor(shared: &Shared, held: &RefCell<Held>) -> Successor {
         }
     };
     let offer = async || {
-        if shared.settings.control.is_some() {
-            let done = Arc::new(Notify::new());
-            shared.tell(Outgoing::Flush(Arc::clone(&done)));
-            // A successor that reads an older state still serves, and learns the rest later.
-            let _flushed = tokio::time::timeout(FLUSH_TIME, done.notified()).await;
-        }
+        // A successor that reads an older state still serves, and learns the rest later.
+        tell(shared, Outgoing::Flush).await;
         (shared.is_app_ready(), held.borrow().handles())
     };
     meeting.successor(offer).await
@@ -163,6 +160,7 @@ async fn hand_over(
     let now = Instant::now();
     // What is asked meanwhile on open connections may still need a record.
     tokio::time::sleep(LAME_DUCK).await;
+    tell(shared, Outgoing::Leave).await;
     released.send_replace(true);
     successor.release().await;
     all_closed(open, now + ANNOUNCE_MAX.min(left / 2)).await;
@@ -185,7 +183,17 @@ async fn drain(shared: &Shared, held: &RefCell<Held>) {
     }
     held.take();
     close(shared, Closing::All, &shared.metrics.connections, end).await;
+    tell(shared, Outgoing::Leave).await;
     drained(shared);
+}
+
+/// Tell the record stream, where there is one, and wait until it is done, or takes too long.
+async fn tell(shared: &Shared, message: impl FnOnce(Arc<Notify>) -> Outgoing) {
+    if shared.settings.control.is_some() {
+        let done = Arc::new(Notify::new());
+        shared.tell(message(Arc::clone(&done)));
+        let _late = tokio::time::timeout(STREAM_TIME, done.notified()).await;
+    }
 }
 
 /// Ask connections to end, and wait for those that `open` counts; at most until `end`.

@@ -151,6 +151,8 @@ impl Holdings {
                 done.notify_one();
                 None
             }
+            // Whoever holds the stream ends it.
+            Outgoing::Leave(_) => None,
             Outgoing::Tap { id, entry } => {
                 self.taps.contains(&id).then_some(())?;
                 self.encode_with(Kind::TapEntry, id, "entry", &entry)

@@ -68,6 +68,9 @@ pub enum Outgoing {
     Status,
     /// Not for the control plane: what is in force goes to the disk now, and then this is notified.
     Flush(Arc<Notify>),
+    /// The last thing to be said: a last report goes out and the stream ends. Notified when the
+    /// control plane has heard all of it; at once, where there is no stream.
+    Leave(Arc<Notify>),
     /// A request that a tap saw, JSON; dropped when the stream is slow.
     Tap {
         /// The tap.

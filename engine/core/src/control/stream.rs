@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::backoff::Backoff;
@@ -31,6 +31,8 @@ const STOP_CHECK: Duration = Duration::from_millis(200);
 enum End {
     /// Nobody can have anything to say any more: the engine stops.
     Stopped,
+    /// So it is said, and who waits for the stream's last word.
+    Left(Arc<Notify>),
     /// The connection broke, or the hub ended it.
     Lost(LinkError),
     /// It should be opened anew, with the renewed certificate; it serves until then.
@@ -105,7 +107,7 @@ impl Client {
         let mut backoff = Backoff::new(&timing);
         loop {
             let error = match self.connect_and_serve().await {
-                End::Stopped => return,
+                End::Stopped | End::Left(_) => return,
                 End::Lost(error) => error,
                 End::Outlived(open) => {
                     self.holdings.stream_ended();
@@ -155,6 +157,11 @@ impl Client {
                 self.up();
                 match self.serve(&mut open).await {
                     Ok(()) => End::Outlived(open),
+                    Err(End::Left(heard)) => {
+                        self.leave(open).await;
+                        heard.notify_one();
+                        End::Stopped
+                    }
                     Err(end) => end,
                 }
             }
@@ -167,10 +174,14 @@ impl Client {
         loop {
             tokio::select! {
                 done = &mut future => return Some(done),
-                outgoing = self.outgoing.recv() => {
+                outgoing = self.outgoing.recv() => match outgoing? {
+                    Outgoing::Leave(heard) => {
+                        heard.notify_one();
+                        return None;
+                    }
                     // Noted, and said when there is a stream.
-                    self.holdings.say(outgoing?);
-                }
+                    outgoing => drop(self.holdings.say(outgoing)),
+                },
             }
         }
     }
@@ -200,9 +211,10 @@ impl Client {
                         self.send(frames, answer).await?;
                     }
                 }
-                outgoing = self.outgoing.recv() => {
-                    self.say(frames, outgoing.ok_or(End::Stopped)?).await?;
-                }
+                outgoing = self.outgoing.recv() => match outgoing.ok_or(End::Stopped)? {
+                    Outgoing::Leave(heard) => return Err(End::Left(heard)),
+                    outgoing => self.say(frames, outgoing).await?,
+                },
                 _ = tick.tick() => {
                     self.holdings.flush();
                     // A report that finds no room is made later, with newer numbers.
@@ -219,6 +231,21 @@ impl Client {
                     }
                 }
             }
+        }
+    }
+
+    /// Says the last numbers, ends our side, and waits until the hub has read that far and ends its.
+    async fn leave(&mut self, open: Open) {
+        let Open {
+            _link,
+            frames,
+            mut body,
+            ..
+        } = open;
+        let report = self.holdings.report();
+        if self.send(&frames, report).await.is_ok() {
+            drop(frames);
+            while let Some(Ok(_)) = body.frame().await {}
         }
     }
 

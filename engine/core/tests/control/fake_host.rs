@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc as async_mpsc;
+use tokio::sync::{Notify, mpsc as async_mpsc};
 use tulle_engine::control::{self, ControlSettings, Host, Outgoing, Timing};
 use tulle_engine::tls::{Identity, SpiffeId};
 
@@ -35,6 +35,11 @@ pub(crate) struct FakeHost {
 impl FakeHost {
     pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap()
+    }
+
+    /// There is something new to report.
+    pub(crate) fn count(&self) {
+        *self.report_due.lock().unwrap() = true;
     }
 }
 
@@ -205,4 +210,15 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether it is notified within a time.
+pub(crate) fn is_told(notify: &Notify, within: Duration) -> bool {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let told = async {
+        tokio::time::timeout(within, notify.notified())
+            .await
+            .is_ok()
+    };
+    runtime.enable_time().build().unwrap().block_on(told)
 }

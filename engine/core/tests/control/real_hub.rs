@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tulle_engine::control::{Joined, Outgoing, join};
 use tulle_engine::hub::{Command, Hub, Limits};
 
-use crate::fake_host::{Sidecar, WEB, settings, workload};
+use crate::fake_host::{Sidecar, WEB, is_told, settings, workload};
 use crate::fake_hub::{CONTROL, PATIENCE};
 use crate::test_ca::{Leaf, TestCa};
 
@@ -133,6 +134,22 @@ fn reports_reach_the_control_plane() {
     let _sidecar = control.sidecar();
 
     assert_eq!(json!({"edges": []}), control.event("report")["report"]);
+}
+
+#[test]
+fn a_sidecar_that_leaves_reports_before_it_is_gone() {
+    let control = ControlPlane::start(Duration::from_secs(3600));
+    let sidecar = control.sidecar();
+    control.event("report");
+    sidecar.host.count();
+    let heard = Arc::new(Notify::new());
+
+    sidecar.say(Outgoing::Leave(Arc::clone(&heard)));
+
+    assert!(is_told(&heard, PATIENCE));
+    control.event("report");
+    let why = control.event("disconnected")["reason"].to_string();
+    assert!(why.contains("closed by the sidecar"), "{why}");
 }
 
 #[test]

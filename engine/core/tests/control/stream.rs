@@ -2,19 +2,23 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tulle_engine::control::Outgoing;
 use tulle_engine::control::frame::{Kind, Record};
 use tulle_engine::tls::SpiffeId;
 
-use crate::fake_host::{Sidecar, WEB, settings};
-use crate::fake_hub::{CONTROL, FakeHub, FakeStream, denying, identity};
+use crate::fake_host::{Sidecar, WEB, is_told, settings};
+use crate::fake_hub::{CONTROL, FakeHub, FakeStream, PATIENCE, denying, identity};
 use crate::test_ca::{Leaf, TestCa};
 use crate::test_dir::TestDir;
 
 const OWN: &str = "workload/shop/web-1";
+/// Long enough to see what must not happen.
+const WHILE: Duration = Duration::from_millis(100);
 const CART: &str = "service/shop/cart";
 
 fn record(name: &str, version: &str, text: &str) -> Record {
@@ -403,6 +407,41 @@ fn a_server_that_is_not_the_control_plane_gets_nothing() {
 
     let why = sidecar.event("disconnected")["reason"].to_string();
     assert!(why.contains(&format!("expected {CONTROL}")), "{why}");
+}
+
+#[test]
+fn who_leaves_is_heard_to_the_end() {
+    let ca = TestCa::new();
+    let hub = hub(&ca);
+    let mut settings = settings(&hub.address.to_string(), None);
+    settings.timing.report_every = Duration::from_secs(3600);
+    let sidecar = Sidecar::start(settings, identity(&ca, &Leaf::of(WEB)), &[OWN]);
+    let stream = hub.stream();
+    stream.hear(Kind::Subscribe);
+    stream.hear(Kind::Report);
+    sidecar.host.count();
+    let heard = Arc::new(Notify::new());
+
+    sidecar.say(Outgoing::Leave(Arc::clone(&heard)));
+
+    stream.hear(Kind::Report);
+    assert!(stream.closed());
+    assert!(!is_told(&heard, WHILE), "the hub has not ended its side");
+    drop(stream);
+    assert!(is_told(&heard, PATIENCE));
+}
+
+#[test]
+fn who_leaves_without_a_stream_waits_for_nobody() {
+    let ca = TestCa::new();
+    let settings = settings("127.0.0.1:1", None);
+    let sidecar = Sidecar::start(settings, identity(&ca, &Leaf::of(WEB)), &[OWN]);
+    sidecar.event("disconnected");
+    let heard = Arc::new(Notify::new());
+
+    sidecar.say(Outgoing::Leave(Arc::clone(&heard)));
+
+    assert!(is_told(&heard, PATIENCE));
 }
 
 #[test]
