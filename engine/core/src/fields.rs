@@ -47,41 +47,49 @@ pub enum Name {
 impl Name {
     /// Which of them `name` is.
     pub fn of(name: &[u8]) -> Name {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        let known = |text: &str, name: Name| if is(text) { name } else { Name::Other };
         match (name.len(), name.first().map(u8::to_ascii_lowercase)) {
-            (2, Some(b't')) => known("te", Name::Te),
-            (4, Some(b'h')) => known("host", Name::Host),
-            (6, Some(b'e')) => known("expect", Name::Expect),
-            (7, Some(b'u')) => known("upgrade", Name::Upgrade),
-            (10, Some(b'c')) => known("connection", Name::Connection),
-            (10, Some(b'k')) => known("keep-alive", Name::KeepAlive),
-            (10, Some(b't')) => known("tracestate", Name::Tracestate),
-            (11, Some(b't')) => known("traceparent", Name::Traceparent),
-            (11, Some(b'g')) => known("grpc-status", Name::GrpcStatus),
-            (12, Some(b'g')) => known("grpc-timeout", Name::GrpcTimeout),
-            (12, Some(b'c')) => known("content-type", Name::ContentType),
-            (14, Some(b'c')) => known("content-length", Name::ContentLength),
-            (16, Some(b'p')) => known("proxy-connection", Name::ProxyConnection),
-            (17, Some(b't')) => known("transfer-encoding", Name::TransferEncoding),
+            (2, Some(b't')) if is(name, b"te") => Name::Te,
+            (4, Some(b'h')) if is(name, b"host") => Name::Host,
+            (6, Some(b'e')) if is(name, b"expect") => Name::Expect,
+            (7, Some(b'u')) if is(name, b"upgrade") => Name::Upgrade,
+            (10, Some(b'c')) if is(name, b"connection") => Name::Connection,
+            (10, Some(b'k')) if is(name, b"keep-alive") => Name::KeepAlive,
+            (10, Some(b't')) if is(name, b"tracestate") => Name::Tracestate,
+            (11, Some(b't')) if is(name, b"traceparent") => Name::Traceparent,
+            (11, Some(b'g')) if is(name, b"grpc-status") => Name::GrpcStatus,
+            (12, Some(b'g')) if is(name, b"grpc-timeout") => Name::GrpcTimeout,
+            (12, Some(b'c')) if is(name, b"content-type") => Name::ContentType,
+            (14, Some(b'c')) if is(name, b"content-length") => Name::ContentLength,
+            (16, Some(b'p')) if is(name, b"proxy-connection") => Name::ProxyConnection,
+            (17, Some(b't')) if is(name, b"transfer-encoding") => Name::TransferEncoding,
             (_, Some(b'x')) if is_own(name) => Name::Own,
             _ => Name::Other,
         }
     }
 
+    /// What concerns one connection only (RFC 9110 §7.6.1).
+    pub const HOP_BY_HOP: &[Name] = &[
+        Name::Connection,
+        Name::KeepAlive,
+        Name::ProxyConnection,
+        Name::Te,
+        Name::TransferEncoding,
+        Name::Upgrade,
+    ];
+
     /// Whether it frames a message or concerns one connection only: no filter may set it.
     pub fn is_framing(self) -> bool {
-        matches!(
-            self,
-            Name::Connection
-                | Name::ContentLength
-                | Name::KeepAlive
-                | Name::ProxyConnection
-                | Name::Te
-                | Name::TransferEncoding
-                | Name::Upgrade
-        )
+        self == Name::ContentLength || Name::HOP_BY_HOP.contains(&self)
     }
+
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// Whether `name` is `known` in any case; a length known when compiled needs no loop.
+fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    <&[u8; N]>::try_from(name).is_ok_and(|name| name.eq_ignore_ascii_case(known))
 }
 
 /// Many applications read `_` in a name as `-` (RFC 3875 §4.1.18), so both are the same here.
@@ -156,6 +164,8 @@ pub fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub struct Fields {
     text: Vec<u8>,
     lines: Vec<Line>,
+    /// The known names that were added, as [`Name::bit`]: most questions are about one that was not.
+    names: u32,
 }
 
 impl Fields {
@@ -167,6 +177,7 @@ impl Fields {
         Fields {
             text: held,
             lines: Vec::with_capacity(lines + 4),
+            names: 0,
         }
     }
 
@@ -175,6 +186,7 @@ impl Fields {
         Fields {
             text: Vec::with_capacity(text),
             lines: Vec::with_capacity(lines),
+            names: 0,
         }
     }
 
@@ -182,6 +194,7 @@ impl Fields {
     pub fn add(&mut self, name: Span, value: Span) -> Name {
         let known = Name::of(self.slice(name));
         self.lines.push(Line { known, name, value });
+        self.names |= known.bit();
         known
     }
 
@@ -219,8 +232,15 @@ impl Fields {
 
     /// The lines of a known name.
     pub fn all(&self, known: Name) -> impl Iterator<Item = Field<'_>> {
-        let of_it = self.lines.iter().filter(move |line| line.known == known);
-        of_it.map(|line| self.field(line))
+        self.lines_of(known).map(|line| self.field(line))
+    }
+
+    fn lines_of(&self, known: Name) -> impl Iterator<Item = &Line> {
+        let lines = match self.names & known.bit() {
+            0 => &[],
+            _ => &self.lines[..],
+        };
+        lines.iter().filter(move |line| line.known == known)
     }
 
     /// The value of the first line of a known name.
@@ -230,8 +250,7 @@ impl Fields {
 
     /// Where the value of the first line of a known name is.
     pub fn first_span(&self, known: Name) -> Option<Span> {
-        let line = self.lines.iter().find(|line| line.known == known);
-        line.map(|line| line.value)
+        self.lines_of(known).next().map(|line| line.value)
     }
 
     /// The value of the first line of a known name, if it is text.
@@ -241,7 +260,7 @@ impl Fields {
 
     /// Whether there is a line of a known name.
     pub fn has(&self, known: Name) -> bool {
-        self.lines.iter().any(|line| line.known == known)
+        self.lines_of(known).next().is_some()
     }
 
     /// The value of the header `name`; several lines of it are joined by commas (RFC 9110 §5.3).
@@ -311,19 +330,18 @@ impl Fields {
         self.append(name, value);
     }
 
-    /// Remove the lines of a known name.
-    pub fn remove(&mut self, known: Name) {
-        self.lines.retain(|line| line.known != known);
+    /// Remove the lines of known names.
+    pub fn remove(&mut self, known: &[Name]) {
+        let bits = known.iter().fold(0, |bits, name| bits | name.bit());
+        if self.names & bits != 0 {
+            self.lines.retain(|line| line.known.bit() & bits == 0);
+            self.names &= !bits;
+        }
     }
 
     /// Remove the lines of the header `name`.
     pub fn remove_name(&mut self, name: &[u8]) {
         self.retain(|field| !field.name.eq_ignore_ascii_case(name));
-    }
-
-    /// Remove the lines whose known name `is` one to remove.
-    pub fn remove_known(&mut self, is: impl Fn(Name) -> bool) {
-        self.lines.retain(|line| !is(line.known));
     }
 
     /// Keep the lines that `keep` wants.

@@ -100,7 +100,7 @@ impl RequestHead {
 
     /// Make `host` the one host of the request.
     pub fn set_host(&mut self, host: &[u8]) {
-        self.fields.remove(Name::Host);
+        self.fields.remove(&[Name::Host]);
         self.fields.append(b"host", host);
         self.authority = None;
     }

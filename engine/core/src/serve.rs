@@ -166,6 +166,7 @@ async fn answer(
         head,
         body,
         persistent,
+        ..
     } = match came {
         Ok(framed) => framed,
         Err(error) => {

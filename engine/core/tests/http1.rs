@@ -12,14 +12,14 @@ use tulle_engine::http1::parse::{self, AskedWith, Framed, Scan};
 use tulle_engine::http1::{HEAD_MAX, HEADERS_MAX, TARGET_MAX};
 
 /// The head at the front of `input`, given in pieces; `None`: more is wanted.
-fn request(input: &[u8], piece: usize) -> Result<Option<(Framed<RequestHead>, usize)>, Reason> {
+fn request(input: &[u8], piece: usize) -> Result<Option<Framed<RequestHead>>, Reason> {
     let mut scan = Scan::default();
     let mut held = 0;
     loop {
         held = input.len().min(held + piece);
-        if let Some(end) = scan.end(&input[..held]).map_err(|error| error.reason)? {
-            let framed = parse::request(&input[..end]).map_err(|error| error.reason)?;
-            return Ok(Some((framed, end)));
+        let found = scan.head(&input[..held], parse::request);
+        if let Some(framed) = found.map_err(|error| error.reason)? {
+            return Ok(Some(framed));
         }
         if held == input.len() {
             return Ok(None);
@@ -30,9 +30,7 @@ fn request(input: &[u8], piece: usize) -> Result<Option<(Framed<RequestHead>, us
 /// What would be answered, and with which framing the body is read.
 fn verdict(input: &[u8], piece: usize) -> Result<Length, Reason> {
     let found = request(input, piece)?;
-    found.map_or(Err(Reason::ClientGone), |(framed, _)| {
-        Ok(framed.head.length)
-    })
+    found.map_or(Err(Reason::ClientGone), |framed| Ok(framed.head.length))
 }
 
 fn head(lines: &str) -> String {
@@ -158,7 +156,7 @@ fn a_first_line_has_one_reading_or_is_refused_at_every_split() {
         let input = format!("{line}\r\nHost: a\r\n\r\n");
         for piece in 1..=input.len() {
             let found = request(input.as_bytes(), piece);
-            let found = found.map(|found| found.expect("it is whole").0.head);
+            let found = found.map(|found| found.expect("it is whole").head);
             let target = found
                 .as_ref()
                 .map(|head| (head.path(), head.query(), head.authority()));
@@ -196,7 +194,7 @@ fn versions_decide_on_hosts_chunks_and_the_connections_life() {
     ] {
         for piece in 1..=input.len() {
             let found = request(input.as_bytes(), piece);
-            let found = found.map(|found| found.expect("it is whole").0.persistent);
+            let found = found.map(|found| found.expect("it is whole").persistent);
             assert_eq!(found, persistent, "{input:?} by {piece}");
         }
     }
@@ -445,8 +443,8 @@ proptest! {
         head.length = length.map_or(Length::Unknown, Length::Exact);
         let mut out = Vec::new();
         encode::request(&mut out, &head, None);
-        let (framed, end) = request(&out, piece).expect("a head").expect("it is whole");
-        prop_assert_eq!(end, out.len());
+        let framed = request(&out, piece).expect("a head").expect("it is whole");
+        prop_assert_eq!(framed.end, out.len());
         let read = framed.head;
         prop_assert_eq!((read.path(), read.query()), (&*path, query.as_deref()));
         prop_assert_eq!(read.version, Version::HTTP_11);

@@ -66,15 +66,14 @@ impl<'a> Reader<'a> {
     /// What `parse` or the scan refuse.
     pub fn head<H>(
         &mut self,
-        parse: impl Fn(&[u8]) -> Result<H, Error>,
-    ) -> Result<Option<H>, Error> {
+        parse: impl Fn(&[u8]) -> Result<Framed<H>, Error>,
+    ) -> Result<Option<Framed<H>>, Error> {
         let mut scan = Scan::default();
         loop {
             let front = &self.input[self.at..self.held];
-            if let Some(end) = scan.end(front)? {
-                let head = parse(&front[..end])?;
-                self.at += end;
-                return Ok(Some(head));
+            if let Some(framed) = scan.head(front, &parse)? {
+                self.at += framed.end;
+                return Ok(Some(framed));
             }
             if !self.more() {
                 return Ok(None);
@@ -120,6 +119,7 @@ impl<'a> Reader<'a> {
                  head,
                  body,
                  persistent,
+                 ..
              }| {
                 let body = self.body(body);
                 let kept = persistent && body.whole;
@@ -143,6 +143,7 @@ impl<'a> Reader<'a> {
                  head,
                  body,
                  persistent,
+                 ..
              }| {
                 let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
                 let body = self.body(body);

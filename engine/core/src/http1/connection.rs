@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::body::{Decoder, Step};
 use super::buffer::{Input, Output};
 use super::encode::{self, Encoder};
-use super::parse::Scan;
+use super::parse::{Framed, Scan};
 use crate::error::{Error, Reason};
 use crate::fields::Fields;
 use crate::side::{Broken, Failed};
@@ -96,30 +96,22 @@ impl Connection {
     pub fn poll_head<H>(
         &mut self,
         cx: &mut Context<'_>,
-        parse: impl Fn(&[u8]) -> Result<H, Error>,
-    ) -> Poll<Result<Option<H>, Error>> {
-        let mut scan = self.scan;
-        let mut end = 0;
-        let found = self.poll_until(cx, |input| {
-            Ok::<_, Error>(match scan.end(input)? {
-                Some(found) => {
-                    end = found;
-                    true
-                }
-                None => false,
-            })
-        });
-        self.scan = scan;
-        if !ready!(found)? {
-            return Poll::Ready(match self.input.is_empty() {
-                true => Ok(None),
-                false => Err(Broken::Ended.into()),
-            });
+        parse: impl Fn(&[u8]) -> Result<Framed<H>, Error>,
+    ) -> Poll<Result<Option<Framed<H>>, Error>> {
+        loop {
+            if let Some(framed) = self.scan.head(self.input.bytes(), &parse)? {
+                self.input.consume(framed.end);
+                return Poll::Ready(Ok(Some(framed)));
+            }
+            if self.ended {
+                return Poll::Ready(match self.input.is_empty() {
+                    true => Ok(None),
+                    false => Err(Broken::Ended.into()),
+                });
+            }
+            let read = ready!(self.input.poll_read(cx, &mut self.stream)).map_err(Broken::Io)?;
+            self.ended = read == 0;
         }
-        self.scan = Scan::default();
-        let head = parse(&self.input.bytes()[..end]);
-        self.input.consume(end);
-        Poll::Ready(head.map(Some))
     }
 
     /// Whether a head has begun to come.

@@ -125,7 +125,7 @@ fn lines_of(out: &mut Vec<u8>, head: &ResponseHead) {
     let is_bare = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
     if is_bare && head.fields.has(Name::ContentLength) {
         let mut fields = head.fields.clone();
-        fields.remove(Name::ContentLength);
+        fields.remove(&[Name::ContentLength]);
         fields.write(out);
     } else {
         head.fields.write(out);

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
 use http::{Method, StatusCode, Version};
-use httparse::Header;
+use httparse::{Header, Status};
 
 use super::body::Decoder;
 use super::{HEAD_MAX, HEADERS_MAX, TARGET_MAX};
@@ -32,6 +32,31 @@ impl Scan {
             begun: true,
             ..Scan::default()
         }
+    }
+
+    /// The head that `input` begins with, by `parse`; `None`: it is not whole yet. `input` may
+    /// only grow until then.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn head<H>(
+        &mut self,
+        input: &[u8],
+        parse: impl Fn(&[u8]) -> Result<Framed<H>, Error>,
+    ) -> Result<Option<Framed<H>>, Error> {
+        // Nearly every head is whole and right at once. Of any other the scan says what it is,
+        // and it alone skips empty lines.
+        if *self == Scan::default()
+            && !matches!(input.first(), None | Some(b'\r' | b'\n'))
+            && let Ok(framed) = parse(input)
+        {
+            return Ok(Some(framed));
+        }
+        let Some(end) = self.end(input)? else {
+            return Ok(None);
+        };
+        *self = Scan::default();
+        parse(&input[..end]).map(Some)
     }
 
     /// Where the head ends that begins `input`; `None`: not yet. Empty lines before it belong to
@@ -83,6 +108,24 @@ fn refused(error: httparse::Error) -> Error {
     }
 }
 
+/// What is wrong with the lines of a head up to `end`, `lines` behind the first: `httparse` bounds
+/// none, and also takes a bare line feed for the end of one.
+fn wrong_lines(input: &[u8], end: usize, lines: &[Header<'_>]) -> Option<Error> {
+    let is_end = |at: usize| input[..at].ends_with(b"\r\n");
+    let start = |line: &Header<'_>| line.name.as_ptr() as usize - input.as_ptr() as usize;
+    let is_empty = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+    let first = input.iter().take_while(is_empty).count();
+    let feed = lines.first().map_or(end - 2, start) - 1;
+    if feed - first > TARGET_MAX + LINE_REST {
+        return Some(Error::new(Reason::TargetTooLong, ""));
+    }
+    if end > HEAD_MAX {
+        return Some(Error::new(Reason::HeadTooLarge, ""));
+    }
+    let are_ends = is_end(end) && is_end(end - 2) && lines.iter().all(|line| is_end(start(line)));
+    (!are_ends).then(|| bad("a line ends without carriage return"))
+}
+
 /// A head with how its body is framed and whether the connection can be used again after it.
 #[derive(Debug)]
 pub struct Framed<H> {
@@ -92,22 +135,29 @@ pub struct Framed<H> {
     pub body: Decoder,
     /// Whether the peer keeps the connection.
     pub persistent: bool,
+    /// Where the head ends in what was parsed.
+    pub end: usize,
 }
 
-/// Parse the whole head of a request, as [`Scan`] found it.
+/// Parse the head of a request, which has to be whole.
 ///
 /// # Errors
 /// [`Reason::BadRequest`] or what is past its bound, each with what is wrong.
 pub fn request(input: &[u8]) -> Result<Framed<RequestHead>, Error> {
     let mut slots = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
-    parsed
+    let status = parsed
         .parse_with_uninit_headers(input, &mut slots)
         .map_err(refused)?;
-    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
+    let (Status::Complete(end), Some(method), Some(target), Some(minor)) =
+        (status, parsed.method, parsed.path, parsed.version)
     else {
         return Err(bad("the head is not whole"));
     };
+    if let Some(wrong) = wrong_lines(input, end, parsed.headers) {
+        return Err(wrong);
+    }
+    let input = &input[..end];
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad("the method is none"))?;
     if target.len() > TARGET_MAX {
         let detail = format!("a target of {} bytes", target.len());
@@ -147,6 +197,7 @@ pub fn request(input: &[u8]) -> Result<Framed<RequestHead>, Error> {
         head,
         body,
         persistent,
+        end,
     })
 }
 
@@ -174,13 +225,15 @@ fn target_parts<'a>(method: &Method, target: &'a str) -> Result<Parts<'a>, Error
     if *method == Method::OPTIONS && target == "*" {
         return Ok(Parts(None, target, None));
     }
-    let (authority, rest) = match target.split_once("://") {
-        _ if target.starts_with('/') => (None, target),
-        Some((scheme, rest)) if is_http(scheme) => {
-            let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            (Some(authority), rest)
+    let (authority, rest) = if target.starts_with('/') {
+        (None, target)
+    } else {
+        let (scheme, rest) = target.split_once("://").unwrap_or_default();
+        if !is_http(scheme) {
+            return Err(bad("the target is not of a known form"));
         }
-        _ => return Err(bad("the target is not of a known form")),
+        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        (Some(authority), rest)
     };
     if authority.is_some_and(|authority| !is_authority(authority)) {
         return Err(bad("the target names no host"));
@@ -230,7 +283,7 @@ pub struct AskedWith {
     pub switch: bool,
 }
 
-/// Parse the whole head of a response, as [`Scan`] found it.
+/// Parse the head of a response, which has to be whole.
 ///
 /// # Errors
 /// [`Reason::BadResponse`], with what is wrong.
@@ -238,12 +291,17 @@ pub fn response(input: &[u8], asked: AskedWith) -> Result<Framed<ResponseHead>, 
     let wrong = |detail: &str| Error::new(Reason::BadResponse, detail);
     let mut slots = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
-    httparse::ParserConfig::default()
+    let whole = httparse::ParserConfig::default()
         .parse_response_with_uninit_headers(&mut parsed, input, &mut slots)
         .map_err(|error| wrong(&error.to_string()))?;
-    let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
+    let (Status::Complete(end), Some(code), Some(minor)) = (whole, parsed.code, parsed.version)
+    else {
         return Err(wrong("the head is not whole"));
     };
+    if let Some(found) = wrong_lines(input, end, parsed.headers) {
+        return Err(found);
+    }
+    let input = &input[..end];
     let status = StatusCode::from_u16(code).map_err(|_| wrong("the status is none"))?;
     let phrase = parsed.reason.filter(|phrase| !phrase.is_empty());
     let phrase = phrase.map(|phrase| Span::within(input, phrase.as_bytes()));
@@ -273,6 +331,7 @@ pub fn response(input: &[u8], asked: AskedWith) -> Result<Framed<ResponseHead>, 
         head,
         body,
         persistent,
+        end,
     })
 }
 
@@ -284,7 +343,7 @@ pub fn response(input: &[u8], asked: AskedWith) -> Result<Framed<ResponseHead>, 
 pub fn trailers(input: &[u8]) -> Result<Fields, &'static str> {
     let mut slots = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let lines = match httparse::parse_headers(input, &mut slots) {
-        Ok(httparse::Status::Complete((_, lines))) => lines,
+        Ok(Status::Complete((_, lines))) => lines,
         _ => return Err("the trailer section is none"),
     };
     let mut fields = Fields::over(input, lines.len());

@@ -20,8 +20,8 @@ pub fn check(head: &mut RequestHead) -> Result<(), Error> {
     let refused = |detail: &str| Err(Error::new(Reason::BadRequest, detail));
     // A tunnel is made by the listener, where there is one; here only a path is routed.
     // A path that begins otherwise would be another form of target in HTTP/1.1 (RFC 9112 §3.2).
-    let is_path =
-        head.path().starts_with('/') || (head.method == Method::OPTIONS && head.path() == "*");
+    let (path, _) = head.target();
+    let is_path = path.starts_with(b"/") || (head.method == Method::OPTIONS && path == b"*");
     if head.method == Method::CONNECT || !is_path {
         return refused("the request has no path");
     }

@@ -27,7 +27,7 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
         .all(Name::Te)
         .flat_map(Field::items)
         .any(|item| item.eq_ignore_ascii_case(b"trailers"));
-    fields.remove_known(|known| known.is_framing() && known != Name::ContentLength);
+    fields.remove(Name::HOP_BY_HOP);
     if trailers {
         fields.append(b"te", b"trailers");
     }
@@ -40,9 +40,7 @@ fn is_plain_option(item: &[u8]) -> bool {
 
 /// Remove the headers that only a mesh may set.
 pub fn strip_own(fields: &mut Fields) {
-    if fields.has(Name::Own) {
-        fields.remove(Name::Own);
-    }
+    fields.remove(&[Name::Own]);
 }
 
 /// Note the protocol that the client asks to switch to, if it does so correctly (RFC 9110 §7.8).

@@ -7,9 +7,8 @@ pub fn ensure(fields: &mut Fields) {
     if of(fields).is_some() {
         return;
     }
-    fields.remove(Name::Traceparent);
     // A broken parent means that its state cannot be trusted (§3.3.1.2).
-    fields.remove(Name::Tracestate);
+    fields.remove(&[Name::Traceparent, Name::Tracestate]);
     let mut text = [b'0'; 55];
     let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
     write_hex(&mut text[3..35], &trace.to_be_bytes());

@@ -93,6 +93,18 @@ impl Mesh {
         self.hub.next_event(Duration::ZERO).is_none()
     }
 
+    /// Wait until the counter `name` is at `count`.
+    pub(crate) async fn reaches(&self, name: &str, count: u64) {
+        let reached = async {
+            while self.stat(name) < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        let in_time = timeout(PATIENCE, reached).await;
+        assert!(in_time.is_ok(), "{name} is {}", self.stat(name));
+        assert_eq!(self.stat(name), count, "{name}");
+    }
+
     pub(crate) fn stat(&self, name: &str) -> u64 {
         let stats: Value = serde_json::from_slice(&self.hub.stats()).expect("stats are JSON");
         stats[name].as_u64().expect("a number")
