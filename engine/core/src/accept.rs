@@ -53,7 +53,7 @@ pub async fn authenticate(worker: &Rc<Worker>, app: App, stream: TcpStream) -> O
         Protocol::Http2 | Protocol::Grpc | Protocol::Tcp => Alpn::Http2,
     };
     let config = worker.shared.server_tls(alpn)?;
-    let handshake = TlsAcceptor::from(config).accept(stream);
+    let handshake = TlsAcceptor::from(config).accept(stream.into());
     let stream = within(HANDSHAKE_TIME, Box::pin(handshake)).await?.ok()?;
     let now = SystemTime::now();
     let peer = tls::verified_peer(stream.get_ref().1, now).ok()?;

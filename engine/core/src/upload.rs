@@ -36,13 +36,22 @@ pub struct Upload {
     moving: splice::Body,
 }
 
+/// What a body of `length` takes as a whole, bytes; 0: that is not known.
+fn room(length: Length) -> usize {
+    match length {
+        Length::Exact(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+        Length::None | Length::Unknown => 0,
+    }
+}
+
 impl Upload {
-    /// A body of `length`; `keeps`: another try may want it.
-    pub fn new(length: Length, keeps: bool) -> Upload {
+    /// A body of `length`; `may_retry`: another try may want it.
+    pub fn new(length: Length, may_retry: bool) -> Upload {
         Upload {
             length,
             kept: Vec::new(),
-            keeps,
+            // Of a body that is known to be too long nothing is kept (as in Linkerd).
+            keeps: may_retry && room(length) <= REPLAY_MAX,
             at: 0,
             trailers: None,
             ended_us: (length == Length::None).then_some(0),
@@ -196,6 +205,9 @@ impl Upload {
             }
             Ok(true) => {
                 let (kept, keeps) = (&mut self.kept, &mut self.keeps);
+                if *keeps && kept.is_empty() {
+                    kept.reserve_exact(room(self.length));
+                }
                 let carried = poll_carry(cx, client, upstream, |data| {
                     if *keeps && kept.len() + data.len() <= REPLAY_MAX {
                         kept.extend_from_slice(data);

@@ -12,6 +12,7 @@ use loopback::{OK, PATIENCE, address, ask, connect, head, program, sidecar, side
 use serde_json::json;
 use tulle_engine::downstream::HALF_CLOSED_TIME;
 use tulle_engine::engine::Engine;
+use tulle_engine::upload::REPLAY_MAX;
 
 /// Long enough to see what must not happen.
 const WHILE: Duration = Duration::from_millis(700);
@@ -79,6 +80,37 @@ fn a_program_that_is_silent_for_long_is_asked_whether_it_is_there() {
     while !has_keepalive(engines, at.port()) {
         assert!(Instant::now() < end, "keepalive is not on");
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_body_up_to_the_bound_is_sent_again_and_a_longer_one_is_not() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    for (length, again) in [(REPLAY_MAX, true), (REPLAY_MAX + 1, false)] {
+        let mut client = connect(address(&engine, "/proxy"));
+        let body: Vec<u8> = (0..length).map(|at| at as u8).collect();
+        let head = format!("PUT / HTTP/1.1\r\nhost: cart\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all(head.as_bytes()).expect("it is sent");
+        client.write_all(&body).expect("it is sent");
+        let read = || {
+            let (mut upstream, _) = asked.recv_timeout(PATIENCE).expect("a try");
+            let mut read = vec![0; length];
+            upstream.read_exact(&mut read).expect("the body");
+            assert!(read == body, "it came changed");
+            upstream
+        };
+        drop(read());
+        if again {
+            read().write_all(OK).expect("it is sent");
+        }
+        let answer = loopback::head(&mut client);
+        let expected = if again {
+            "HTTP/1.1 200"
+        } else {
+            "HTTP/1.1 502"
+        };
+        assert!(answer.starts_with(expected), "{length}: {answer}");
     }
 }
 

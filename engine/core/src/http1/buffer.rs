@@ -4,7 +4,7 @@
 //! allocates none.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -121,7 +121,7 @@ impl Input {
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut Stream,
+        stream: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<usize>> {
         self.make_room();
         let mut room = ReadBuf::new(&mut self.held[self.end..]);
@@ -197,6 +197,37 @@ impl Output {
             self.held = free.unwrap_or_else(|| Vec::with_capacity(FIRST));
         }
         &mut self.held
+    }
+
+    /// Write all that waits and, by the same call, `data` behind it: how much of that went.
+    ///
+    /// # Errors
+    /// The stream is broken.
+    pub fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let parts = [IoSlice::new(&self.held[self.written..]), IoSlice::new(data)];
+            let mut stream = Pin::new(&mut *stream);
+            let count = ready!(match self.is_empty() {
+                true => stream.as_mut().poll_write(cx, data),
+                false => stream.as_mut().poll_write_vectored(cx, &parts),
+            })?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let waited = self.len().min(count);
+            self.written += waited;
+            if self.is_empty() {
+                self.clear();
+            }
+            if count > waited {
+                return Poll::Ready(Ok(count - waited));
+            }
+        }
     }
 
     /// Write all that waits.

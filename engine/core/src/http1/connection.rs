@@ -19,7 +19,8 @@ use crate::upstream::stream::Stream;
 
 /// From how many waiting bytes on they are written before more is added.
 const OUTPUT_MAX: usize = 16 * 1024;
-/// A piece of a body of at least this size is written from where it was read, uncopied.
+/// A piece of a body of at least this size is written from where it was read, uncopied, together
+/// with the head that waits.
 const DIRECT_MIN: usize = 4 * 1024;
 
 /// A connection with what is under way on it.
@@ -217,15 +218,8 @@ impl Connection {
             let data = &data[..data.len().min(OUTPUT_MAX)];
             encode::chunk(self.output.text(), data);
             data.len()
-        } else if data.len() >= DIRECT_MIN && self.output.is_empty() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, data))? {
-                0 => return Poll::Ready(Err(Broken::Ended)),
-                count => count,
-            }
-        } else if data.len() >= DIRECT_MIN && self.output.len() + data.len() > OUTPUT_MAX {
-            // A large body goes by itself, once its head is out.
-            ready!(self.output.poll_flush(cx, &mut self.stream))?;
-            return self.poll_write(cx, data);
+        } else if data.len() >= DIRECT_MIN {
+            ready!(self.output.poll_write(cx, &mut self.stream, data))?
         } else {
             self.output.text().extend_from_slice(data);
             data.len()

@@ -184,7 +184,7 @@ async fn handshake(
     };
     let (config, own_end) = worker.client_tls(expected, alpn)?;
     let stream = TlsConnector::from(config)
-        .connect(tls::session_name(target.address), tcp)
+        .connect(tls::session_name(target.address), tcp.into())
         .await
         .map_err(|error| failed(error.to_string()))?;
     let now = SystemTime::now();

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::connect::Alpn;
+use crate::http1::buffer::Input;
 
 /// Plain or TLS.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub enum Stream {
     /// Plain TCP.
     Plain(TcpStream),
     /// mTLS, boxed because its state is large and a plain stream is small.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead>>),
 }
 
 impl Stream {
@@ -32,7 +33,7 @@ impl Stream {
     pub fn local_port(&self) -> Option<u16> {
         let socket = match self {
             Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Tls(stream) => &stream.get_ref().0.socket,
         };
         socket.local_addr().ok().map(|address| address.port())
     }
@@ -106,6 +107,93 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// What is written to the type goes to its field.
+macro_rules! writes_to {
+    ($type:ty, $field:ident) => {
+        impl AsyncWrite for $type {
+            fn poll_write(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buffer: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.$field).poll_write(cx, buffer)
+            }
+
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buffers: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.$field).poll_write_vectored(cx, buffers)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                self.$field.is_write_vectored()
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.$field).poll_flush(cx)
+            }
+
+            fn poll_shutdown(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.$field).poll_shutdown(cx)
+            }
+        }
+    };
+}
+
+/// A socket under TLS. `rustls` reads 4 KiB at a time, which is right for small messages; while
+/// such reads come full, much more is read at once, and given to it from there.
+#[derive(Debug)]
+pub struct ReadAhead {
+    socket: TcpStream,
+    ahead: Input,
+    /// The last read took all it had room for.
+    filled: bool,
+}
+
+impl From<TcpStream> for ReadAhead {
+    fn from(socket: TcpStream) -> ReadAhead {
+        ReadAhead {
+            socket,
+            ahead: Input::default(),
+            filled: false,
+        }
+    }
+}
+
+impl AsyncRead for ReadAhead {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let room = buffer.remaining();
+        if this.ahead.is_empty() {
+            if !this.filled {
+                ready!(Pin::new(&mut this.socket).poll_read(cx, buffer))?;
+                this.filled = buffer.remaining() == 0;
+                return Poll::Ready(Ok(()));
+            }
+            let count = ready!(this.ahead.poll_read(cx, &mut this.socket))?;
+            this.filled = count > room;
+        }
+        let count = this.ahead.bytes().len().min(room);
+        buffer.put_slice(&this.ahead.bytes()[..count]);
+        this.ahead.consume(count);
+        if !this.filled {
+            this.ahead.release();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+writes_to!(ReadAhead, socket);
+
 /// A stream whose first bytes were read already.
 #[derive(Debug)]
 pub struct Rewound {
@@ -144,32 +232,39 @@ impl AsyncRead for Rewound {
     }
 }
 
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
-    }
+writes_to!(Rewound, stream);
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+    #[tokio::test]
+    async fn what_is_read_ahead_comes_in_order_and_small_messages_are_not() -> io::Result<()> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let mut writer = TcpStream::connect(listener.local_addr()?).await?;
+        let (socket, _) = listener.accept().await?;
+        let mut reader = ReadAhead::from(socket);
+        let mut room = [0; 4096];
+        writer.write_all(b"small").await?;
+        assert_eq!(reader.read(&mut room).await?, 5);
+        assert!(!reader.filled);
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let sent: Vec<u8> = (0..1_000_000).map(|at: u32| (at / 251) as u8).collect();
+        let written = sent.clone();
+        let writing = tokio::spawn(async move {
+            writer.write_all(&written).await?;
+            Ok::<_, io::Error>(writer)
+        });
+        let (mut came, mut most_ahead) = (Vec::new(), 0);
+        while came.len() < sent.len() {
+            let count = reader.read(&mut room).await?;
+            came.extend_from_slice(&room[..count]);
+            most_ahead = most_ahead.max(reader.ahead.bytes().len());
+        }
+        assert!(came == sent && most_ahead > room.len(), "{most_ahead}");
+        drop(writing.await.expect("it ends")?);
+        assert_eq!(reader.read(&mut room).await?, 0);
+        Ok(())
     }
 }
