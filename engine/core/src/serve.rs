@@ -144,9 +144,10 @@ pub async fn client(worker: &Rc<Worker>, mut client: Box<Client>) {
                 None => return,
             }
         }
-        let Some(came) = next_head(worker, &mut client).await else {
+        let came = next_head(worker, &mut client).await;
+        if matches!(came, Ok(None)) {
             return;
-        };
+        }
         // Boxed, so that an idle connection does not hold the room that a request needs.
         let Some(next) = Box::pin(answer(worker, client, came)).await else {
             return;
@@ -159,7 +160,7 @@ pub async fn client(worker: &Rc<Worker>, mut client: Box<Client>) {
 async fn answer(
     worker: &Rc<Worker>,
     mut client: Box<Client>,
-    came: Result<Framed<RequestHead>, Error>,
+    came: Result<Option<Framed<RequestHead>>, Error>,
 ) -> Option<Box<Client>> {
     let connection = &mut client.connection;
     let Framed {
@@ -168,7 +169,7 @@ async fn answer(
         persistent,
         ..
     } = match came {
-        Ok(framed) => framed,
+        Ok(framed) => framed?,
         Err(error) => {
             refuse(worker, connection, &error).await;
             return None;
@@ -193,24 +194,27 @@ async fn answer(
     carries_on.then_some(client)
 }
 
-/// The next head, or what is wrong with it. `None`: the connection is over, or should be.
+/// The next head; `None`: the connection is over, or should be.
+///
+/// # Errors
+/// What is wrong with the head.
 async fn next_head(
     worker: &Worker,
     client: &mut Client,
-) -> Option<Result<Framed<RequestHead>, Error>> {
+) -> Result<Option<Framed<RequestHead>>, Error> {
     let mut waits: Option<(bool, Deadline)> = None;
     std::future::poll_fn(|cx| {
         match client.connection.poll_head(cx, parse::request) {
             // What breaks before a head is whole needs no answer.
             Poll::Ready(Err(error)) if error.reason == Reason::ClientGone => {
-                return Poll::Ready(None);
+                return Poll::Ready(Ok(None));
             }
-            Poll::Ready(head) => return Poll::Ready(head.transpose()),
+            Poll::Ready(head) => return Poll::Ready(head),
             Poll::Pending => {}
         }
         let begun = client.connection.has_input();
         if !begun && client.is_last(worker) {
-            return Poll::Ready(None);
+            return Poll::Ready(Ok(None));
         }
         let (_, deadline) = match &mut waits {
             Some(waits) if waits.0 == begun => waits,
@@ -218,11 +222,8 @@ async fn next_head(
         };
         ready!(Pin::new(deadline).poll(cx));
         Poll::Ready(match begun {
-            true => Some(Err(Error::new(
-                Reason::ClientTimeout,
-                "the head took too long",
-            ))),
-            false => None,
+            true => Err(Error::new(Reason::ClientTimeout, "the head took too long")),
+            false => Ok(None),
         })
     })
     .await

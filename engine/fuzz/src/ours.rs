@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
     /// What `parse` or the scan refuse.
     pub fn head<H>(
         &mut self,
-        parse: impl Fn(&[u8]) -> Result<Framed<H>, Error>,
+        parse: impl Fn(&[u8]) -> Result<Option<Framed<H>>, Error>,
     ) -> Result<Option<Framed<H>>, Error> {
         let mut scan = Scan::default();
         loop {

@@ -97,12 +97,17 @@ impl Connection {
     pub fn poll_head<H>(
         &mut self,
         cx: &mut Context<'_>,
-        parse: impl Fn(&[u8]) -> Result<Framed<H>, Error>,
+        parse: impl Fn(&[u8]) -> Result<Option<Framed<H>>, Error>,
     ) -> Poll<Result<Option<Framed<H>>, Error>> {
         loop {
-            if let Some(framed) = self.scan.head(self.input.bytes(), &parse)? {
-                self.input.consume(framed.end);
-                return Poll::Ready(Ok(Some(framed)));
+            let head = self.scan.head(self.input.bytes(), &parse);
+            match &head {
+                Ok(None) => {}
+                Ok(Some(framed)) => {
+                    self.input.consume(framed.end);
+                    return Poll::Ready(head);
+                }
+                Err(_) => return Poll::Ready(head),
             }
             if self.ended {
                 return Poll::Ready(match self.input.is_empty() {

@@ -42,21 +42,21 @@ impl Scan {
     pub fn head<H>(
         &mut self,
         input: &[u8],
-        parse: impl Fn(&[u8]) -> Result<Framed<H>, Error>,
+        parse: impl Fn(&[u8]) -> Result<Option<Framed<H>>, Error>,
     ) -> Result<Option<Framed<H>>, Error> {
         // Nearly every head is whole and right at once. Of any other the scan says what it is,
         // and it alone skips empty lines.
-        if *self == Scan::default()
-            && !matches!(input.first(), None | Some(b'\r' | b'\n'))
-            && let Ok(framed) = parse(input)
-        {
-            return Ok(Some(framed));
+        if *self == Scan::default() && !matches!(input.first(), None | Some(b'\r' | b'\n')) {
+            let head = parse(input);
+            if matches!(head, Ok(Some(_))) {
+                return head;
+            }
         }
         let Some(end) = self.end(input)? else {
             return Ok(None);
         };
         *self = Scan::default();
-        parse(&input[..end]).map(Some)
+        parse(&input[..end])
     }
 
     /// Where the head ends that begins `input`; `None`: not yet. Empty lines before it belong to
@@ -139,11 +139,11 @@ pub struct Framed<H> {
     pub end: usize,
 }
 
-/// Parse the head of a request, which has to be whole.
+/// Parse the head of a request; `None`: it is not whole.
 ///
 /// # Errors
 /// [`Reason::BadRequest`] or what is past its bound, each with what is wrong.
-pub fn request(input: &[u8]) -> Result<Framed<RequestHead>, Error> {
+pub fn request(input: &[u8]) -> Result<Option<Framed<RequestHead>>, Error> {
     let mut slots = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let status = parsed
@@ -152,7 +152,7 @@ pub fn request(input: &[u8]) -> Result<Framed<RequestHead>, Error> {
     let (Status::Complete(end), Some(method), Some(target), Some(minor)) =
         (status, parsed.method, parsed.path, parsed.version)
     else {
-        return Err(bad("the head is not whole"));
+        return Ok(None);
     };
     if let Some(wrong) = wrong_lines(input, end, parsed.headers) {
         return Err(wrong);
@@ -193,12 +193,12 @@ pub fn request(input: &[u8]) -> Result<Framed<RequestHead>, Error> {
     let persistent = seen.persistent(version);
     let mut head = RequestHead::new(method, version, parts.0, parts.1);
     head.length = body.length();
-    Ok(Framed {
+    Ok(Some(Framed {
         head,
         body,
         persistent,
         end,
-    })
+    }))
 }
 
 fn version(minor: u8) -> Version {
@@ -283,11 +283,11 @@ pub struct AskedWith {
     pub switch: bool,
 }
 
-/// Parse the head of a response, which has to be whole.
+/// Parse the head of a response; `None`: it is not whole.
 ///
 /// # Errors
 /// [`Reason::BadResponse`], with what is wrong.
-pub fn response(input: &[u8], asked: AskedWith) -> Result<Framed<ResponseHead>, Error> {
+pub fn response(input: &[u8], asked: AskedWith) -> Result<Option<Framed<ResponseHead>>, Error> {
     let wrong = |detail: &str| Error::new(Reason::BadResponse, detail);
     let mut slots = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
@@ -296,7 +296,7 @@ pub fn response(input: &[u8], asked: AskedWith) -> Result<Framed<ResponseHead>, 
         .map_err(|error| wrong(&error.to_string()))?;
     let (Status::Complete(end), Some(code), Some(minor)) = (whole, parsed.code, parsed.version)
     else {
-        return Err(wrong("the head is not whole"));
+        return Ok(None);
     };
     if let Some(found) = wrong_lines(input, end, parsed.headers) {
         return Err(found);
@@ -327,12 +327,12 @@ pub fn response(input: &[u8], asked: AskedWith) -> Result<Framed<ResponseHead>, 
         fields,
         length: body.length(),
     };
-    Ok(Framed {
+    Ok(Some(Framed {
         head,
         body,
         persistent,
         end,
-    })
+    }))
 }
 
 /// Parse a trailer section up to and with its empty line. What frames a message or concerns one
