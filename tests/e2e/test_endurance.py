@@ -41,11 +41,6 @@ TTL = 10
 """Life of a certificate, seconds; it is renewed at half of it."""
 
 
-def descriptors(process: Process) -> int:
-    """Return how many descriptors it has open."""
-    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-
-
 @pytest.fixture
 def many_files() -> Iterator[None]:
     """Let this process have as many connections as the test needs; skip where it may not."""
@@ -69,13 +64,13 @@ def web(many_files: None, shop: Namespace) -> Workload:
 
 
 def test_ten_thousand_idle_connections_cost_little_and_are_all_let_go(web: Workload) -> None:
-    before = (web.sidecar.resident_bytes(), descriptors(web.sidecar))
+    before = (web.sidecar.resident_bytes(), web.sidecar.open_files())
     with ExitStack() as held:
         idle = [held.enter_context(connect(web.proxy)) for _ in range(IDLE)]
         for connection in idle[:ASKED]:
             connection.sendall(b"HEAD http://cart/ HTTP/1.1\r\nHost: cart\r\n\r\n")
             assert status_of(connection.recv(4096)) == 200
-        eventually(lambda: descriptors(web.sidecar) >= IDLE, "all are accepted")
+        eventually(lambda: web.sidecar.open_files() >= IDLE, "all are accepted")
 
         cost = (web.sidecar.resident_bytes() - before[0]) / IDLE
         began = time.monotonic()
@@ -83,7 +78,7 @@ def test_ten_thousand_idle_connections_cost_little_and_are_all_let_go(web: Workl
         assert time.monotonic() - began < PROMPT_SECONDS
         assert cost < IDLE_BYTES_MAX, f"{cost:.0f} bytes each"
     # Its pool keeps some connections to `cart`, which were there before or are closed later.
-    eventually(lambda: descriptors(web.sidecar) < before[1] + 10, "all are closed")
+    eventually(lambda: web.sidecar.open_files() < before[1] + 10, "all are closed")
 
 
 SHOP = """
@@ -228,7 +223,7 @@ def test_memory_is_flat_while_all_kinds_of_traffic_go_on(busy: Mesh) -> None:
         time.sleep(1)
 
     def held() -> list[tuple[int, int]]:
-        return [(one.process.resident_bytes(), descriptors(one.process)) for one in (web, cart)]
+        return [(one.process.resident_bytes(), one.process.open_files()) for one in (web, cart)]
 
     with (
         Load(web.outbound(80)) as load,

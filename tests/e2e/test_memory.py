@@ -31,6 +31,14 @@ IDLE_BYTES_MAX = 2048
 STILL_LOOKS = 40
 """So many looks, each some ten milliseconds after the other, without a tick of CPU time."""
 
+BURST = 400
+"""So many requests at once: more than connections are kept for later, 256 by a sidecar."""
+BURST_SPARE_MAX = 16
+"""How many more descriptors than before may be open after it: eight connections are kept."""
+BURST_GONE_SECONDS = 10.0
+BURST_LEFT_MAX = 1.2
+"""What a sidecar may hold then, of what it held before."""
+
 PIECE = bytes(range(251)) * 261
 
 
@@ -98,6 +106,28 @@ def test_a_silent_client_costs_little(shop: Namespace, web: Workload) -> None:
             assert client.get("http://cart/do/bytes/1000").status == 200
         grown = resident(shop, "web")[0] - before
     assert grown < CONNECTIONS * IDLE_BYTES_MAX, f"{grown // CONNECTIONS} bytes each"
+
+
+def test_a_burst_through_tls_is_given_back_within_seconds(shop: Namespace, web: Workload) -> None:
+    burst = shop.add("burst")
+    shop.settle()
+    assert get(burst.proxy, "http://cart/").status == 200
+    (before,), files = resident(shop, "burst"), burst.sidecar.open_files()
+
+    with contextlib.ExitStack() as open_until_answered:
+        clients = [open_until_answered.enter_context(connect(burst.proxy)) for _ in range(BURST)]
+        for client in clients:
+            client.sendall(b"GET http://cart/do/slow/500 HTTP/1.1\r\nHost: cart\r\n\r\n")
+        for client in clients:
+            assert status_of(read_until(client, b"\r\n\r\n")) == 200
+        kept = burst.sidecar.open_files() - files - BURST
+    assert kept > BURST / 2, "that many were open at once"
+
+    def is_gone() -> bool:
+        few = burst.sidecar.open_files() <= files + BURST_SPARE_MAX
+        return few and resident(shop, "burst")[0] <= before * BURST_LEFT_MAX
+
+    eventually(is_gone, "the burst is given back", BURST_GONE_SECONDS)
 
 
 def test_a_slow_reader_holds_the_program_back(shop: Namespace, web: Workload) -> None:

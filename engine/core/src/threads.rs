@@ -32,6 +32,14 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 /// Gives what a thread has freed back to the system; who chooses the allocator sets it.
 pub static GIVE_BACK: OnceLock<fn()> = OnceLock::new();
 
+/// Give back what this thread does not use any more.
+pub(crate) fn trim() {
+    buffer::trim();
+    if let Some(give_back) = GIVE_BACK.get() {
+        give_back();
+    }
+}
+
 /// What a thread does for one workload.
 pub(crate) type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
@@ -236,22 +244,19 @@ fn carry(jobs: mpsc::UnboundedReceiver<Job>, stop: Stop) {
     let mut builder = Builder::new_current_thread();
     let runtime = builder.enable_io().enable_time();
     let runtime = runtime.build_local(LocalOptions::default());
-    let trim = async {
+    let trims = async {
         let mut tick = interval(TRIM_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            buffer::trim();
-            if let Some(give_back) = GIVE_BACK.get() {
-                give_back();
-            }
+            trim();
         }
     };
     match runtime {
         Ok(runtime) => runtime.block_on(async {
             tokio::select! {
                 () = serve(jobs, stop) => {}
-                () = trim => {}
+                () = trims => {}
             }
         }),
         Err(error) => complain(&error),

@@ -15,12 +15,12 @@ use crate::error::{Error, Reason};
 use crate::observe::metrics::ThreadMetrics;
 use crate::plan::service::Service;
 use crate::shared::Shared;
-use crate::threads::Tasks;
+use crate::threads::{self, Tasks};
 use crate::timer;
 use crate::tls::{self, SpiffeId};
 use crate::upstream::connect::Alpn;
 use crate::upstream::http2::Connections;
-use crate::upstream::pool::Pool;
+use crate::upstream::pool::{Pool, SPARE_MAX};
 use crate::upstream::tunnels::Tunnels;
 
 /// Most hosts whose service is remembered.
@@ -90,7 +90,11 @@ impl Worker {
                 // The sender is in our own hands.
                 _ = closing.changed() => timer::wake_all(),
                 _ = sweep.tick() => {
-                    self.pool.borrow_mut().sweep();
+                    let closed = self.pool.borrow_mut().sweep();
+                    if closed > SPARE_MAX {
+                        // A burst has gone, and with it the use of what it made.
+                        threads::trim();
+                    }
                     self.http2.sweep();
                     self.tunnels.sweep();
                 }

@@ -69,4 +69,18 @@ fn give_back() {
     }
     // SAFETY: it is linked with the allocator above and touches free memory of this thread alone.
     unsafe { mi_collect(true) };
+    trim_c();
 }
+
+/// The same for what C has freed: TLS takes its keys' memory from there.
+#[cfg(target_env = "gnu")]
+fn trim_c() {
+    unsafe extern "C" {
+        fn malloc_trim(pad: usize) -> std::ffi::c_int;
+    }
+    // SAFETY: it touches free memory alone, and locks what it touches.
+    let _any_given_back = unsafe { malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim_c() {}

@@ -16,7 +16,7 @@ use crate::error::{Error, Reason};
 use crate::plan::service::Service;
 use crate::record::Limits;
 use crate::steps::limit::try_take;
-use crate::timer::{now_us, within};
+use crate::timer::{micros, now_us, within};
 use crate::worker::Worker;
 
 /// Which connections may be used for each other: same endpoint, same port.
@@ -40,6 +40,11 @@ impl Key {
 pub const IDLE_MAX: usize = 256;
 /// How long a connection is kept without use; shorter than the peers' own limit.
 pub const IDLE_TIME: Duration = Duration::from_secs(50);
+/// So many of an endpoint are kept for that long. The rest are a burst's, unless they are used again
+/// soon: since the last one in is the first one out, what a steady load needs never grows old.
+pub const SPARE_MAX: usize = 8;
+/// How long those beyond are kept without use.
+pub const SURPLUS_TIME: Duration = Duration::from_secs(4);
 
 /// The pool of a thread.
 #[derive(Debug, Default)]
@@ -57,13 +62,14 @@ impl Pool {
             .map(|(_, connection)| connection)
     }
 
-    /// Close what was not used for [`IDLE_TIME`].
-    pub fn sweep(&mut self) {
-        let oldest = now_us().saturating_sub(IDLE_TIME.as_micros() as u64);
+    /// Close what was not used for so long; how many were closed.
+    pub fn sweep(&mut self) -> usize {
+        let (now_us, mut closed) = (now_us(), 0);
         self.idle.retain(|_, connections| {
-            connections.retain(|(since_us, _)| *since_us > oldest);
+            closed += connections.drain(..outworn(connections, now_us)).count();
             !connections.is_empty()
         });
+        closed
     }
 
     /// Close one idle connection of `service`; `false`: there is none on this thread.
@@ -94,6 +100,23 @@ impl Pool {
         }
         any
     }
+}
+
+/// How many of those that are idle since some time, the longest first, are kept no longer.
+fn outworn<T>(idle: &[(u64, T)], now_us: u64) -> usize {
+    let surplus = idle.len().saturating_sub(SPARE_MAX);
+    let is_outworn = |place, since_us: u64| {
+        let kept = if place < surplus {
+            SURPLUS_TIME
+        } else {
+            IDLE_TIME
+        };
+        since_us + micros(kept) <= now_us
+    };
+    let places = idle.iter().enumerate();
+    places
+        .take_while(|(place, (since_us, _))| is_outworn(*place, *since_us))
+        .count()
 }
 
 /// A request that waits for a connection.
@@ -240,5 +263,37 @@ impl Drop for Waiting<'_> {
         let waiting = &mut self.worker.pool.borrow_mut().waiting;
         waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
         self.waiter.service.load.pending.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_are_kept_for_long_and_the_rest_of_a_burst_for_seconds() {
+        const SECOND: u64 = 1_000_000;
+        let seconds = |time: Duration| time.as_secs() * SECOND;
+        let idle = |count: usize| vec![(SECOND, ()); count];
+        let soon = SECOND + seconds(SURPLUS_TIME);
+        let late = SECOND + seconds(IDLE_TIME);
+        for (count, now_us, expected) in [
+            (IDLE_MAX, soon - 1, 0),
+            (IDLE_MAX, soon, IDLE_MAX - SPARE_MAX),
+            (SPARE_MAX + 1, soon, 1),
+            (SPARE_MAX, late - 1, 0),
+            (SPARE_MAX, late, SPARE_MAX),
+            (0, late, 0),
+        ] {
+            assert_eq!(
+                outworn(&idle(count), now_us),
+                expected,
+                "{count} at {now_us}"
+            );
+        }
+        // What is used now and then is young, and stays.
+        let mut used = idle(IDLE_MAX);
+        used.extend(vec![(soon, ()); IDLE_MAX]);
+        assert_eq!(outworn(&used, soon), IDLE_MAX);
     }
 }
