@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -53,6 +54,9 @@ impl Purpose {
 
 /// Accept until the sidecar closes.
 pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::TcpListener) {
+    // Without it small answers wait for acknowledgements. What is accepted inherits it; a socket
+    // that refuses is broken anyway.
+    let _broken = SockRef::from(&listener).set_tcp_nodelay(true);
     let Ok(listener) = TcpListener::from_std(listener) else {
         return;
     };
@@ -145,8 +149,6 @@ async fn begin(
     purpose: Purpose,
     stream: TcpStream,
 ) -> Option<Box<serve::Client>> {
-    // Without it small answers wait for acknowledgements; a socket that refuses is broken anyway.
-    stream.set_nodelay(true).ok()?;
     match purpose {
         Purpose::Proxy => Some(plain_http(Entrance::Proxy, stream)),
         Purpose::Service(service, port) => serve_service(worker, (service, port), stream).await,

@@ -190,7 +190,7 @@ async fn answer(
     };
     let asker = Downstream::on_connection(&mut client.connection, asked);
     let state = client.way.handle(worker, asker, head).await;
-    let carries_on = carries_on(&mut client.connection, state).await;
+    let carries_on = carries_on(&mut client.connection, state, persistent).await;
     carries_on.then_some(client)
 }
 
@@ -238,13 +238,16 @@ fn deadline(begun: bool, expires_us: Option<u64>) -> Deadline {
     })
 }
 
-/// Whether another request may follow on the connection.
-async fn carries_on(connection: &mut Connection, state: State) -> bool {
+/// Whether another request may follow on the connection; `persistent`: for its client it may.
+async fn carries_on(connection: &mut Connection, state: State, persistent: bool) -> bool {
     let State::Answered { kept } = state else {
         return false;
     };
     if !kept {
-        let _late = within(DRAIN_TIME, Box::pin(connection.linger(DRAIN_MAX))).await;
+        // From who asked for the end, and got all of its answer, nothing more comes.
+        let is_over = !persistent && connection.is_read() && connection.is_quiet();
+        let most = if is_over { 0 } else { DRAIN_MAX };
+        let _late = within(DRAIN_TIME, Box::pin(connection.linger(most))).await;
         return false;
     }
     if connection.is_read() {

@@ -115,6 +115,23 @@ fn a_body_up_to_the_bound_is_sent_again_and_a_longer_one_is_not() {
 }
 
 #[test]
+fn a_connection_whose_client_asked_for_its_end_ends_with_the_answer() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    let mut client = connect(address(&engine, "/proxy"));
+    let request = b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+    client.write_all(request).expect("it is sent");
+    let (mut upstream, _) = asked.recv_timeout(PATIENCE).expect("a request");
+    upstream.write_all(OK).expect("it is sent");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // The client's side is still open, and nobody waits for its end.
+    engine.drain();
+    assert!(drained(&engine, WHILE));
+}
+
+#[test]
 fn no_switch_to_http_2_reaches_a_program() {
     let (at, asked) = program();
     let engine = sidecar("http", at, |_| {});

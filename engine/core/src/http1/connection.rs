@@ -351,23 +351,30 @@ impl Connection {
     /// come, and read what it still sends, up to `bytes` (RFC 9112 §9.6).
     pub async fn linger(&mut self, bytes: usize) {
         let mut left = bytes;
-        let mut scrap = vec![0; 4096];
+        let mut scrap = vec![0; bytes.min(4096)];
+        let mut said = false;
         std::future::poll_fn(|cx| {
             if ready!(self.output.poll_flush(cx, &mut self.stream)).is_err() {
                 return Poll::Ready(());
             }
-            if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
+            // With nothing to read, closing the socket says it as well.
+            if left == 0 && matches!(self.stream, Stream::Plain(_)) {
                 return Poll::Ready(());
             }
-            loop {
+            if !said && ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            said = true;
+            while left > 0 {
                 let mut room = ReadBuf::new(&mut scrap);
                 let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
                 let count = room.filled().len();
                 left = left.saturating_sub(count);
-                if read.is_err() || count == 0 || left == 0 {
-                    return Poll::Ready(());
+                if read.is_err() || count == 0 {
+                    break;
                 }
             }
+            Poll::Ready(())
         })
         .await;
     }
