@@ -1,7 +1,9 @@
 """Ten thousand idle connections, and mixed traffic for long: what both leave behind."""
 
+import json
 import os
 import resource
+import select
 import socket
 import threading
 import time
@@ -37,6 +39,11 @@ WARM = 0.4
 """The part of it after which memory is looked at first: all pools and windows are open then."""
 GROWTH_MAX = 2 * KIB * KIB
 """How much more memory a sidecar may have at the end than when it was warm."""
+FILES = 200
+"""What a sidecar with few of them may have open."""
+CLIENT_FILES = 150
+"""When so many of them are in use, no client is let in any more."""
+
 TTL = 10
 """Life of a certificate, seconds; it is renewed at half of it."""
 
@@ -79,6 +86,43 @@ def test_ten_thousand_idle_connections_cost_little_and_are_all_let_go(web: Workl
         assert cost < IDLE_BYTES_MAX, f"{cost:.0f} bytes each"
     # Its pool keeps some connections to `cart`, which were there before or are closed later.
     eventually(lambda: web.sidecar.open_files() < before[1] + 10, "all are closed")
+
+
+def test_where_files_are_few_it_takes_fewer_connections_and_serves_on(shop: Namespace) -> None:
+    shop.service("till")
+    few = shop.add("few")
+    shop.add("till-1", HTTP)
+    shop.settle()
+    few.stop()
+    command = shop.mesh.command("sidecar", "--settings", str(few.folder / "settings.json"))
+    limited = ("prlimit", f"--nofile={FILES}:{FILES}", *command)
+    few.sidecar = Process(limited, few.folder / "limited.log")
+    shop.settle()
+
+    told = [json.loads(line) for line in few.sidecar.output.splitlines()]
+    limit = {"event": "limited", "connections": CLIENT_FILES, "by": "the limit of open files"}
+    assert limit in told
+    with ExitStack() as held:
+        clients = [held.enter_context(connect(few.proxy)) for _ in range(FILES)]
+        eventually(
+            lambda: sum(map(is_closed, clients)) >= FILES - CLIENT_FILES, "the last ones are closed"
+        )
+        taken = [client for client in clients if not is_closed(client)]
+        assert len(taken) > CLIENT_FILES / 2
+        for client in taken[:ASKED]:
+            client.sendall(b"HEAD http://till/ HTTP/1.1\r\nHost: till\r\n\r\n")
+            assert status_of(client.recv(4096)) == 200
+        metrics = get(few.admin, "/metrics").body.decode()
+        assert f"tulle_connections_max {CLIENT_FILES}\n" in metrics
+    eventually(lambda: few.sidecar.open_files() < CLIENT_FILES / 2, "they are closed")
+    assert get(few.proxy, "http://till/").status == 200
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other side has closed it, which was asked for nothing."""
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    return bool(look.poll(0))
 
 
 SHOP = """

@@ -150,7 +150,8 @@ impl Engine {
 
     fn place(threads: &Arc<Threads>, settings: Settings) -> Result<Engine, String> {
         let seat = threads.take_seat()?;
-        let (shared, outgoing) = Shared::new(settings, Arc::clone(&threads.bell))?;
+        let (shared, outgoing) =
+            Shared::new(settings, Arc::clone(&threads.bell), threads.clients_end)?;
         let settings = &shared.settings;
         let mut sockets = Sockets::new(settings);
         let inbound = bind_inbound(settings, &mut sockets)?;

@@ -144,8 +144,9 @@ impl Host for Shared {
 
 impl Admin for Shared {
     fn metrics_text(&self) -> String {
+        let most = self.connections_max();
         self.metrics
-            .prometheus(&self.workload_name, self.id.as_str())
+            .prometheus(&self.workload_name, self.id.as_str(), most)
     }
 
     fn ready(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Listeners and what becomes of an accepted connection: bytes, HTTP/1.1 or HTTP/2.
 
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,7 +23,8 @@ use crate::upstream::stream::{Rewound, Stream};
 use crate::worker::Worker;
 use crate::{hbone, tcp};
 
-/// Most open connections of a sidecar; further ones are closed at once.
+/// Most open connections of a sidecar, where there are files for so many; further ones are closed at
+/// once.
 pub const CONNECTIONS_MAX: i64 = 16_384;
 /// Longest time for the first bytes, or a handshake.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -69,7 +71,8 @@ pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::Tcp
         };
         match accepted {
             Ok((stream, _)) => {
-                if worker.shared.metrics.connections.load(Relaxed) < CONNECTIONS_MAX {
+                let few = worker.shared.metrics.connections.load(Relaxed) < CONNECTIONS_MAX;
+                if few && stream.as_raw_fd() < worker.shared.clients_end {
                     let open = Open::count(&worker, closes);
                     worker.spawn(connection(open, purpose.clone(), stream));
                 }

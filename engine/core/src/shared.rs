@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::watch;
 
 use crate::control::{Host, Outgoing};
-use crate::listen::Closing;
+use crate::listen::{CONNECTIONS_MAX, Closing};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::observe::report::{Reporter, report};
@@ -60,6 +60,7 @@ pub struct Shared {
     outgoing: mpsc::Sender<Outgoing>,
     pub(crate) events: Mutex<VecDeque<Value>>,
     pub(crate) bell: Arc<Bell>,
+    pub(crate) clients_end: i32,
     pub(crate) app_ready: AtomicBool,
     /// Whether the workload's own record is in force; until then nobody is let in.
     pub has_inbound: AtomicBool,
@@ -87,13 +88,15 @@ pub struct Shared {
 
 impl Shared {
     /// The state of a sidecar that knows nothing yet, and where it puts messages for the record
-    /// stream; `bell` tells of events.
+    /// stream; `bell` tells of events. The descriptors of clients' connections are below
+    /// `clients_end`.
     ///
     /// # Errors
     /// The workload's names make no SPIFFE id, or the access log cannot be opened.
     pub(crate) fn new(
         settings: Settings,
         bell: Arc<Bell>,
+        clients_end: i32,
     ) -> Result<(Arc<Shared>, mpsc::Receiver<Outgoing>), String> {
         let workload = &settings.workload;
         let id = SpiffeId::new(
@@ -128,6 +131,7 @@ impl Shared {
             outgoing,
             events: Mutex::default(),
             bell,
+            clients_end,
             app_ready: AtomicBool::new(settings.probe.is_none()),
             has_inbound: AtomicBool::new(false),
             connected: AtomicBool::new(false),
@@ -145,6 +149,7 @@ impl Shared {
             last_report: Mutex::default(),
             settings,
         });
+        shared.tell_limits();
         for outbound in &shared.settings.outbound {
             if let Some(key) = ServiceKey::parse(&outbound.service) {
                 shared.use_service(&key, true);
@@ -170,6 +175,19 @@ impl Shared {
     fn ask_for(&self, service: &Service) {
         self.tell(Outgoing::Subscribe(format!("service/{}", service.key)));
         self.tell(Outgoing::Subscribe(format!("endpoints/{}", service.key)));
+    }
+
+    /// How many connections there may be, if nothing else needs the files.
+    pub(crate) fn connections_max(&self) -> i64 {
+        CONNECTIONS_MAX.min(self.clients_end.into())
+    }
+
+    fn tell_limits(&self) {
+        let most = self.connections_max();
+        if most < CONNECTIONS_MAX {
+            let why = "the limit of open files";
+            self.event(json!({"event": "limited", "connections": most, "by": why}));
+        }
     }
 
     /// Hand a message to the record stream; it is lost when the stream is far behind.

@@ -24,6 +24,9 @@ use crate::http1::buffer;
 
 /// Most workloads of a process: each takes some ten file descriptors.
 pub const WORKLOADS_MAX: usize = 256;
+/// The share of a process' open files, percent, that leaves room for its clients. The rest is for
+/// what serves them: endpoints, pipes, the control plane, admin, the disk.
+const CLIENTS_SHARE: u64 = 75;
 /// Stack of a thread of ours; requests live on the heap.
 const STACK_BYTES: usize = 512 * 1024;
 /// How often a thread gives back buffers that nobody used.
@@ -60,6 +63,8 @@ pub(crate) struct Desks {
 pub struct Threads {
     pub(crate) desks: Desks,
     pub(crate) bell: Arc<Bell>,
+    /// The descriptors of clients' connections are below.
+    pub(crate) clients_end: i32,
     workloads: Arc<AtomicUsize>,
     running: Mutex<Vec<JoinHandle<()>>>,
     stopping: watch::Sender<bool>,
@@ -81,7 +86,7 @@ impl Threads {
     /// # Errors
     /// The system has no more threads.
     pub fn start(workers: usize) -> Result<Arc<Threads>, String> {
-        allow_files();
+        let clients_end = clients_end(allow_files());
         let stopping = watch::Sender::new(false);
         let mut running = Vec::new();
         let mut start = |name: String, work: fn(mpsc::UnboundedReceiver<Job>, Stop)| {
@@ -96,6 +101,7 @@ impl Threads {
         Ok(Arc::new(Threads {
             desks: Desks { workers, control },
             bell: Arc::default(),
+            clients_end,
             workloads: Arc::default(),
             running: Mutex::new(running),
             stopping,
@@ -133,6 +139,14 @@ impl Drop for Threads {
             let _ended = thread.join();
         }
     }
+}
+
+/// Below which descriptor there is room for a client where so many files may be open: the kernel
+/// gives the lowest one that is free, so a high one tells how many are in use, whatever for.
+fn clients_end(files: Option<u64>) -> i32 {
+    let end = files.map(|files| files.saturating_mul(CLIENTS_SHARE) / 100);
+    end.and_then(|end| i32::try_from(end).ok())
+        .unwrap_or(i32::MAX)
 }
 
 /// Tells that something happened; whoever waits looks what.
@@ -294,14 +308,16 @@ fn complain(error: &std::io::Error) {
 }
 
 /// Ask for as many open files as we may have: the usual limit is that of a program with a few.
-fn allow_files() {
+/// How many that are; `None`: there is no limit.
+fn allow_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: limit.maximum,
         ..limit
     };
-    // Without it there is less room, which accept tells in its time.
+    // Without it there is less room.
     let _refused = setrlimit(Resource::Nofile, most);
+    getrlimit(Resource::Nofile).current
 }
 
 #[cfg(test)]
@@ -317,6 +333,19 @@ mod tests {
         assert!(threads.take_seat().is_err());
         drop(seats);
         assert!(threads.take_seat().is_ok());
+    }
+
+    #[test]
+    fn a_quarter_of_the_files_is_not_for_clients() {
+        for (files, expected) in [
+            (None, i32::MAX),
+            (Some(u64::MAX), i32::MAX),
+            (Some(1 << 20), 786_432),
+            (Some(1024), 768),
+            (Some(0), 0),
+        ] {
+            assert_eq!(clients_end(files), expected, "{files:?}");
+        }
     }
 
     #[test]

@@ -304,6 +304,11 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "Open connections from applications and other sidecars.",
     ),
     (
+        "tulle_connections_max",
+        "gauge",
+        "Most connections there may be; fewer than 16,384 where the limit of open files is low.",
+    ),
+    (
         "tulle_connections_refused_total",
         "counter",
         "Connections refused for want of mTLS, or with a failed handshake.",

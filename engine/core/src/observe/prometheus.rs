@@ -15,8 +15,8 @@ const EXPORT_STEP: usize = 4;
 
 impl Metrics {
     /// The Prometheus text format, version 0.0.4. `workload`: `namespace/name` of this sidecar;
-    /// `identity`: its SPIFFE id.
-    pub fn prometheus(&self, workload: &str, identity: &str) -> String {
+    /// `identity`: its SPIFFE id; `connections_max`: how many there may be.
+    pub fn prometheus(&self, workload: &str, identity: &str, connections_max: i64) -> String {
         let rows: Vec<(String, Row)> = self
             .rows()
             .into_iter()
@@ -32,6 +32,7 @@ impl Metrics {
                 "tulle_connections",
                 self.connections.load(Relaxed).to_string(),
             ),
+            ("tulle_connections_max", connections_max.to_string()),
             (
                 "tulle_connections_refused_total",
                 self.refused_connections.load(Relaxed).to_string(),
@@ -167,7 +168,7 @@ mod tests {
         ThreadMetrics::default()
             .series(key(503, peer), &metrics)
             .request(1500, 2, 5, 7);
-        let text = metrics.prometheus("shop/web-1", "spiffe://t/ns/shop/sa/web");
+        let text = metrics.prometheus("shop/web-1", "spiffe://t/ns/shop/sa/web", 9);
         assert!(text.contains("source=\"shop/web-1\""), "{text}");
         assert!(
             text.contains("destination=\"shop/cart-\\\"1\\\"\""),
