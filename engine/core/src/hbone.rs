@@ -29,15 +29,16 @@ use crate::worker::Worker;
 pub const STREAMS_MAX: usize = 64;
 /// Most that a called sidecar lets in: a caller may count one as closed before the other side.
 const STREAMS_SERVED: u32 = 2 * STREAMS_MAX as u32;
-/// What one tunnel may send ahead of its reader, bytes.
-pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// What one tunnel may send ahead of its reader, bytes: whole frames.
+pub const STREAM_WINDOW: u32 = 4 * FRAME;
 /// What all tunnels of a connection may: many windows, or a few that nobody reads would stop the
 /// others.
 pub const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
-/// Largest frame.
-pub const FRAME: u32 = 64 * 1024;
+/// Largest frame, bytes: with its head it fills four TLS records, as much as `rustls` encrypts at
+/// once.
+pub const FRAME: u32 = 64 * 1024 - 9;
 /// Most bytes of a tunnel that wait to be encrypted.
-pub const SEND_BUFFER: usize = 128 * 1024;
+pub const SEND_BUFFER: usize = 2 * FRAME as usize;
 /// What small frames that wait cost together at most, at 256 bytes each less what they hold: an
 /// application that writes single bytes to one that does not read must not end the connection of
 /// the others.

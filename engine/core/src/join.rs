@@ -16,6 +16,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, tcp};
 
+use crate::hbone::FRAME;
 use crate::observe::Observation;
 use crate::splice;
 use crate::timer::{Deadline, micros, now_us};
@@ -23,9 +24,9 @@ use crate::upstream::connect::keep_alive;
 
 /// First size of a buffer that is read into, bytes.
 const BUFFER_MIN: usize = 2 * 1024;
-/// Size it grows to while reads fill it, bytes: all that is held in one direction when the
-/// other end is slow, besides what a tunnel's window lets in.
-pub const BUFFER_MAX: usize = 128 * 1024;
+/// Size it grows to while reads fill it, bytes, as much as a frame of a tunnel takes: all that is
+/// held in one direction when the other end is slow, besides what a tunnel's window lets in.
+pub const BUFFER_MAX: usize = FRAME as usize;
 
 /// A connection to the application that carried nothing for this long is closed (Envoy's default).
 pub const IDLE_TIME: Duration = Duration::from_secs(3600);
