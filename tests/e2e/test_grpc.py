@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from tests.e2e.mesh import GRPC, Namespace, Workload
+from tests.e2e.mesh import GRPC, WORKLOAD_PORT, Namespace, Workload
 
 pytestmark = pytest.mark.e2e
 
@@ -30,13 +30,23 @@ spec:
       backendRefs: [{group: tulle.dev, kind: ServiceVersion, name: calls.v1, port: 80}]
 """
 
+UNDECLARED = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: any-calls}}
+spec:
+  selector: {{app: calls}}
+  ports: [{{port: 80, targetPort: {WORKLOAD_PORT}}}]
+"""
+
 
 @pytest.fixture(scope="module")
 def web(shop: Namespace) -> Workload:
     """A caller; `calls` has two versions, `empty` has no endpoint."""
     shop.service("calls", "grpc")
     shop.service("empty", "grpc")
-    web = shop.add("web", outbound=("calls", "empty"))
+    shop.apply(UNDECLARED)
+    web = shop.add("web", outbound=("calls", "empty", "any-calls"))
     shop.add("calls-1", GRPC, version="v1")
     shop.add("calls-2", GRPC, version="v2")
     shop.settle()
@@ -58,6 +68,16 @@ def test_a_call_is_answered_with_its_trailers(channel: grpc.Channel) -> None:
     assert answer == b"hello"
     assert dict(call.initial_metadata())["x-app"] in {"calls-1", "calls-2"}
     assert dict(call.trailing_metadata())["x-seen"] == "yes"
+
+
+def test_calls_of_one_connection_are_spread_where_nobody_declared_grpc(
+    shop: Namespace, web: Workload
+) -> None:
+    with grpc.insecure_channel(web.outbound(f"{shop.name}/any-calls")) as channel:
+        unary = channel.unary_unary(f"/{SERVICE}/Unary")
+        calls = [unary.with_call(b"hello", timeout=CALL_SECONDS)[1] for _ in range(40)]
+
+    assert {dict(call.initial_metadata())["x-app"] for call in calls} == {"calls-1", "calls-2"}
 
 
 @pytest.mark.parametrize("size", [0, 1, 16_384, 65_536, 1_048_576, 4_000_000])

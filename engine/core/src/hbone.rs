@@ -19,11 +19,13 @@ use crate::error::{Error, Reason};
 use crate::inbound::{App, Caller};
 use crate::join::{IDLE_TIME, Side, Tunnel, join};
 use crate::listen::{CONNECTIONS_MAX, Closing, HANDSHAKE_TIME, Open, closed};
+use crate::record::Protocol;
 use crate::respond::{REASON_HEADER, status};
-use crate::tcp;
+use crate::serve::{self, Way};
 use crate::timer::{Deadline, within};
 use crate::upstream::stream::Stream;
 use crate::worker::Worker;
+use crate::{http1, tcp};
 
 /// Most tunnels that a caller opens on one connection.
 pub const STREAMS_MAX: usize = 64;
@@ -52,8 +54,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// A peer that does not answer a ping for this long is gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serve the tunnels of one connection until its caller leaves; after `expiry`, or when the
-/// sidecar closes, no new one is let in, and those that are open go on.
+/// Serve the tunnels of one connection until its caller leaves, and requests where the port takes
+/// any; after `expiry`, or when the sidecar closes, no new one is let in, and those that are open go
+/// on.
 pub async fn serve(
     worker: &Rc<Worker>,
     app: App,
@@ -64,6 +67,10 @@ pub async fn serve(
     let Some(port) = stream.local_port() else {
         return;
     };
+    let head_max = match app.protocol {
+        Protocol::Tcp => HEAD_MAX,
+        _ => http1::HEAD_MAX as u32,
+    };
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -72,11 +79,13 @@ pub async fn serve(
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(SMALL_FRAMES)
-        .max_header_list_size(HEAD_MAX);
+        .max_header_list_size(head_max)
+        .enable_connect_protocol();
     let handshake = Box::pin(builder.handshake::<_, Bytes>(stream));
     let Some(Ok(mut connection)) = within(HANDSHAKE_TIME, handshake).await else {
         return;
     };
+    let way = Rc::new(Way::Inbound(app.in_http2(), caller));
     let tunnels = Rc::new(Cell::new(0));
     let mut gone = pin!(gone(connection.ping_pong()));
     let mut closing = worker.shared.closing.subscribe();
@@ -93,13 +102,11 @@ pub async fn serve(
             biased;
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, answer))) => {
-                    let asked = Asked { app, port, caller: Rc::clone(&caller) };
-                    let open = Open::count(worker, Closing::Inbound);
-                    let held = (open, Counted::new(&tunnels));
-                    let serving = Rc::clone(worker);
+                    let counted = Counted::new(&tunnels);
+                    let (serving, way) = (Rc::clone(worker), Rc::clone(&way));
                     worker.spawn(async move {
-                        asked.answer(&serving, request, answer).await;
-                        drop(held);
+                        serve::on_stream(serving, way, Some(port), request, answer).await;
+                        drop(counted);
                     });
                 }
                 _ => return,
@@ -155,25 +162,36 @@ pub async fn gone(pings: Option<PingPong>) {
     }
 }
 
-/// Where a CONNECT came in.
-struct Asked {
-    app: App,
-    /// The port that the caller reached.
-    port: u16,
-    caller: Rc<Caller>,
+/// Whether a stream of another sidecar asks for a tunnel to `app`, or for what is none there: with a
+/// protocol a CONNECT is a request (RFC 8441).
+pub fn is_asked(app: App, caller: &Caller, request: &Request<RecvStream>) -> bool {
+    let bare = request.method() == Method::CONNECT
+        && request.extensions().get::<h2::ext::Protocol>().is_none();
+    caller.id.is_some() && (bare || app.protocol == Protocol::Tcp)
 }
 
-impl Asked {
+/// Where a CONNECT came in.
+pub struct Asked<'a> {
+    /// The port of the application.
+    pub app: App,
+    /// The port that the caller reached.
+    pub port: u16,
+    /// Who is calling.
+    pub caller: &'a Caller,
+}
+
+impl Asked<'_> {
     /// Answer one CONNECT, and carry what follows.
-    async fn answer(
+    pub async fn answer(
         self,
         worker: &Rc<Worker>,
         request: Request<RecvStream>,
         mut answer: SendResponse<Bytes>,
     ) {
+        let _open = Open::count(worker, Closing::Inbound);
         let checked = self.check(worker, &request);
         let mut response = Response::new(());
-        match tcp::admit(worker, self.app, &self.caller, checked).await {
+        match tcp::admit(worker, self.app, self.caller, checked).await {
             Ok((app, seen)) => {
                 if let Ok(send) = answer.send_response(response, false) {
                     let receive = request.into_body();

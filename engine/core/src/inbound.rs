@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use http::Version;
 use tokio::net::TcpStream;
 
 use crate::clock::{Clock, End};
@@ -57,7 +58,16 @@ impl App {
             return self.protocol == Protocol::Tcp;
         }
         let look = within(SILENCE_TIME, Box::pin(detect::look(peer))).await;
-        !matches!(look, Some(Ok(Spoken::Http1)))
+        !matches!(look, Some(Ok(Spoken::Http1 | Spoken::Http2)))
+    }
+
+    /// The same for a client that speaks HTTP/2: where nobody declared a protocol, the application
+    /// is spoken to as its client speaks.
+    pub fn in_http2(self) -> App {
+        App {
+            protocol: self.protocol.spoken_in(Version::HTTP_2, self.declared),
+            ..self
+        }
     }
 
     /// The declared port number `index`.

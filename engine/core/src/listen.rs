@@ -228,6 +228,10 @@ async fn serve_app(
         }
         // A caller without ALPN is no sidecar.
         (Protocol::Tcp, _) => {}
+        (Protocol::Http | Protocol::Auto, Stream::Plain(peer)) if !app.declared => {
+            let connection = Connection::new(Stream::Plain(peer));
+            return Some(serve::Client::undecided(way, connection));
+        }
         (Protocol::Http | Protocol::Auto, stream) => {
             return Some(serve::Client::new(way, Connection::new(stream), expires_us));
         }

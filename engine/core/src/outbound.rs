@@ -113,7 +113,8 @@ async fn carry(
     let plan = discover::plan(worker, &service).await?;
     let port = discover::port(&service, &plan, port_number)?;
     seen.key.service = service.name_id;
-    seen.key.protocol = port.protocol;
+    let protocol = port.protocol.spoken_in(head.version, port.declared);
+    seen.key.protocol = protocol;
     service
         .last_used_s
         .store(seen.start_us() / 1_000_000, Relaxed);
@@ -136,7 +137,7 @@ async fn carry(
     };
     let permit = limit::admit(&backend.service, backend_plan.traffic.limits.requests)?;
     let given_us = timeout::of(head).map(|given_us| seen.start_us().saturating_add(given_us));
-    let end = End::of(rule, &backend_plan.traffic, port.protocol, seen.start_us()).before(given_us);
+    let end = End::of(rule, &backend_plan.traffic, protocol, seen.start_us()).before(given_us);
     prepare(head, rule, backend, prefix);
     let journey = Journey {
         worker,

@@ -25,10 +25,10 @@ use crate::outbound;
 use crate::record::Protocol;
 use crate::respond::respond;
 use crate::side::Broken;
-use crate::tcp;
 use crate::timer::{Deadline, micros, now_s, now_us, within};
 use crate::upstream::stream::Rewound;
 use crate::worker::Worker;
+use crate::{hbone, tcp};
 
 /// Longest time for a head to arrive once it has begun.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -347,6 +347,10 @@ async fn begun_http2(worker: &Rc<Worker>, client: Box<Client>) {
     } = *client;
     let (stream, read) = connection.into_parts();
     let stream = Rewound::new(stream, read);
+    let way = match way {
+        Way::Inbound(app, caller) => Way::Inbound(app.in_http2(), caller),
+        Way::Outbound(_) => way,
+    };
     http2(worker, way, stream, std::future::pending()).await;
 }
 
@@ -357,6 +361,7 @@ pub async fn http2(
     stream: Rewound,
     expiry: impl Future<Output = ()>,
 ) {
+    let port = stream.local_port();
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(STREAMS_MAX)
         .max_send_buffer_size(STREAM_SEND_MAX)
@@ -405,18 +410,27 @@ pub async fn http2(
         worker.spawn(on_stream(
             Rc::clone(worker),
             Rc::clone(&way),
+            port,
             request,
             respond,
         ));
     }
 }
 
-async fn on_stream(
+/// Serve one stream, a request or a tunnel; `port`: the one that the client reached.
+pub async fn on_stream(
     worker: Rc<Worker>,
     way: Rc<Way>,
+    port: Option<u16>,
     request: http::Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<bytes::Bytes>,
 ) {
+    if let (&Way::Inbound(app, ref caller), Some(port)) = (&*way, port)
+        && hbone::is_asked(app, caller, &request)
+    {
+        let asked = hbone::Asked { app, port, caller };
+        return Box::pin(asked.answer(&worker, request, respond)).await;
+    }
     let ended = request.body().is_end_stream();
     let Ok(head) = heads::request(&request, ended) else {
         respond.send_reset(h2::Reason::REFUSED_STREAM);

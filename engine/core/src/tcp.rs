@@ -69,8 +69,8 @@ pub async fn take_bytes(
     None
 }
 
-/// Find out what `client` speaks on a port that nobody declared. HTTP/1.1 is handed back; all else
-/// is carried as bytes. While the client is silent the server may begin: nobody waits for the other.
+/// Find out what `client` speaks on a port that nobody declared. HTTP is handed back; all else is
+/// carried as bytes. While the client is silent the server may begin: nobody waits for the other.
 async fn undeclared(
     worker: &Rc<Worker>,
     service: &Arc<Service>,
@@ -78,8 +78,8 @@ async fn undeclared(
     client: TcpStream,
 ) -> Option<TcpStream> {
     match within(SILENCE_TIME, Box::pin(detect::look(&client))).await {
-        Some(Ok(Spoken::Http1)) => return Some(client),
-        Some(Ok(_)) => outbound(worker, service, port, Side::Tcp(client)).await,
+        Some(Ok(Spoken::Http1 | Spoken::Http2)) => return Some(client),
+        Some(Ok(Spoken::Bytes)) => outbound(worker, service, port, Side::Tcp(client)).await,
         Some(Err(_)) => {}
         None => return server_first(worker, service, port, client).await,
     }
@@ -99,9 +99,9 @@ async fn server_first(
     let mut reached = reach(worker, service, port, &mut client, &mut key).await;
     let is_http = match &mut reached {
         // Why there is nobody can be said to HTTP alone.
-        Err(_) => is_http1(&client).await,
+        Err(_) => is_http(&client).await,
         Ok(reached) => tokio::select! {
-            is_http = is_http1(&client) => is_http,
+            is_http = is_http(&client) => is_http,
             _spoke = reached.server.read_ahead() => false,
         },
     };
@@ -116,11 +116,11 @@ async fn server_first(
     None
 }
 
-async fn is_http1(client: &End) -> bool {
+async fn is_http(client: &End) -> bool {
     match client.socket() {
         Some(socket) => detect::look(socket)
             .await
-            .is_ok_and(|it| it == Spoken::Http1),
+            .is_ok_and(|it| it != Spoken::Bytes),
         None => false,
     }
 }

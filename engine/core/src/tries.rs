@@ -330,10 +330,9 @@ impl Journey<'_> {
             let detail = format!("{} has no port {port}", endpoint.workload);
             Error::new(Reason::NoEndpoint, detail)
         })?;
-        let protocol = self
-            .plan
-            .port(port)
-            .map_or(Protocol::Http, |port| port.protocol);
+        let protocol = self.plan.port(port).map_or(Protocol::Http, |port| {
+            port.protocol.spoken_in(self.head.version, port.declared)
+        });
         Ok(Target {
             id: endpoint.id,
             address,

@@ -99,6 +99,15 @@ impl Protocol {
         }
     }
 
+    /// What is spoken in `version` on a port that is taken for this: where nobody `declared` it,
+    /// what the client speaks.
+    pub fn spoken_in(self, version: http::Version, declared: bool) -> Protocol {
+        match version {
+            http::Version::HTTP_2 if !declared => Protocol::Http2,
+            _ => self,
+        }
+    }
+
     /// The name used in records, metrics and reports.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -211,6 +211,11 @@ impl Rewound {
             given: 0,
         }
     }
+
+    /// As [`Stream::local_port`].
+    pub fn local_port(&self) -> Option<u16> {
+        self.stream.local_port()
+    }
 }
 
 impl AsyncRead for Rewound {

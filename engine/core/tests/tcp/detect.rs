@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tulle_engine::engine::Engine;
 
+use crate::hbone::runtime;
 use crate::mesh::{
     PATIENCE, Pair, apply, connect, eventually, expect, is_closed, service, workload,
 };
@@ -81,7 +82,7 @@ fn http_is_known_whole_in_pieces_and_when_it_comes_late() {
 
 #[test]
 fn a_server_that_begins_is_not_held() {
-    for protocol in ["http", "tcp", "auto"] {
+    for protocol in ["http", "tcp", "auto", "http2", "grpc"] {
         let pair = undeclared(protocol);
         let begin = Instant::now();
         let mut near = pair.connect();
@@ -101,11 +102,11 @@ fn a_server_that_begins_is_not_held() {
 }
 
 #[test]
-fn what_is_not_http_1_is_carried_as_it_is() {
+fn what_is_no_http_is_carried_as_it_is() {
     let pair = undeclared("http");
     for bytes in [
         &b"*1\r\n$4\r\nPING\r\n"[..],
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01",
         b"GET key\r\n",
         // Begun like HTTP, and left at that.
@@ -122,6 +123,86 @@ fn what_is_not_http_1_is_carried_as_it_is() {
         (counted(&pair.web, "tcp"), counted(&pair.cart, "tcp")),
         (5, 5)
     );
+}
+
+/// Ask twice over one connection of HTTP/2, after `pause`, and answer at the other end.
+fn ask_in_http_2(near: TcpStream, pair: &Pair, pause: Duration) {
+    let asking = thread::spawn(move || {
+        thread::sleep(pause);
+        near.set_nonblocking(true).expect("a socket");
+        runtime().block_on(async {
+            let near = tokio::net::TcpStream::from_std(near).expect("a socket");
+            let (client, connection) = h2::client::handshake(near).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            let mut client = client.ready().await.expect("a connection");
+            for _ in 0..2 {
+                let request = http::Request::get("http://cart/").body(());
+                let sent = client.send_request(request.expect("a request"), true);
+                let response = sent.expect("it is sent").0.await.expect("an answer");
+                assert_eq!(response.status(), 200);
+            }
+        });
+    });
+    while !asking.is_finished() {
+        if let Ok(far) = pair.accepted.recv_timeout(Duration::from_millis(10)) {
+            thread::spawn(move || answer(far));
+        }
+    }
+    asking.join().expect("both were answered");
+}
+
+/// Answer requests in the version that they come in.
+fn answer(mut far: TcpStream) {
+    let mut first = [0; 3];
+    match far.peek(&mut first) {
+        Ok(3) if &first == b"GET" => {}
+        Ok(3) => return serve_http_2(far),
+        // It was opened for a server that might begin.
+        _ => return,
+    }
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while far.read(&mut byte).is_ok_and(|read| read > 0) {
+        head.push(byte[0]);
+        if head.ends_with(b"\r\n\r\n") {
+            head.clear();
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                .expect("it is sent");
+        }
+    }
+}
+
+/// Answer requests of HTTP/2 until the connection ends.
+fn serve_http_2(far: TcpStream) {
+    far.set_nonblocking(true).expect("a socket");
+    runtime().block_on(async {
+        let far = tokio::net::TcpStream::from_std(far).expect("a socket");
+        let mut connection = h2::server::handshake(far).await.expect("HTTP/2");
+        // The test may be over.
+        while let Some(Ok((_, mut answer))) = connection.accept().await {
+            let sent = answer.send_response(http::Response::new(()), true);
+            sent.expect("it is sent");
+        }
+    });
+}
+
+#[test]
+fn http_2_is_known_and_its_requests_are_told_apart() {
+    for (protocol, counted_as) in [("auto", "http2"), ("http2", "http2"), ("http", "http")] {
+        let pair = undeclared(protocol);
+        ask_in_http_2(pair.connect(), &pair, Duration::ZERO);
+        ask_in_http_2(pair.connect(), &pair, Duration::from_millis(200));
+        eventually("both sides count requests", || {
+            counted(&pair.web, "http2") == 4 && counted(&pair.cart, counted_as) == 4
+        });
+    }
+}
+
+#[test]
+fn a_plain_caller_may_speak_http_2_where_nobody_declared_what() {
+    let pair = undeclared("auto");
+    apply(&pair.cart, &workload("permissive", "allow"));
+    ask_in_http_2(connect(pair.listen()), &pair, Duration::ZERO);
+    eventually("requests are counted", || counted(&pair.cart, "http2") == 2);
 }
 
 #[test]

@@ -228,7 +228,7 @@ fn a_connection_that_the_other_sidecar_lost_is_replaced_unseen() {
     expect(&mut far, b"x");
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().build().expect("a runtime")
 }
@@ -267,27 +267,33 @@ fn connect_to(authority: &str) -> Request<()> {
 
 #[test]
 fn what_is_not_a_connect_to_its_own_port_is_refused_with_a_reason() {
-    let pair = Pair::new();
-    let (runtime, mut sender) = (runtime(), by_hand(&pair));
-    let get = Request::get("https://cart/").body(()).expect("a request");
-    let other = pair.listen().port() ^ 1;
-    for (request, status, reason) in [
-        (get, 400, "bad-request"),
-        (
-            connect_to(&format!("127.0.0.1:{other}")),
-            404,
-            "unknown-port",
-        ),
-        (connect_to("cart"), 404, "unknown-port"),
-    ] {
-        let asked = request.uri().to_string();
-        let (answer, _send) = sender.send_request(request, false).expect("it is sent");
-        let response: Response<_> = runtime.block_on(answer).expect("an answer");
-        assert_eq!(response.status(), status, "{asked}");
-        assert_eq!(response.headers()["x-tulle-reason"], reason, "{asked}");
+    for protocol in ["tcp", "http", "http2"] {
+        let pair = Pair::changed(|port| port["protocol"] = json!(protocol));
+        let (runtime, mut sender) = (runtime(), by_hand(&pair));
+        let other = pair.listen().port() ^ 1;
+        let other = connect_to(&format!("127.0.0.1:{other}"));
+        let mut refused = vec![
+            (other, 404, "unknown-port"),
+            (connect_to("cart"), 404, "unknown-port"),
+        ];
+        if protocol == "tcp" {
+            let get = Request::get("https://cart/").body(()).expect("a request");
+            refused.push((get, 400, "bad-request"));
+        }
+        for (request, status, reason) in refused {
+            let asked = request.uri().to_string();
+            let (answer, _send) = sender.send_request(request, false).expect("it is sent");
+            let response: Response<_> = runtime.block_on(answer).expect("an answer");
+            assert_eq!(response.status(), status, "{protocol} {asked}");
+            assert_eq!(
+                response.headers()["x-tulle-reason"],
+                reason,
+                "{protocol} {asked}"
+            );
+        }
+        let (count, ..) = counted(&pair.cart, Some("unknown-port"));
+        assert_eq!(count, 2, "refusals are counted");
     }
-    let (count, ..) = counted(&pair.cart, Some("unknown-port"));
-    assert_eq!(count, 2, "refusals are counted");
 }
 
 #[test]
