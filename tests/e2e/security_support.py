@@ -70,6 +70,8 @@ class EchoApp(ThreadingHTTPServer):
 class _EchoHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    # One write for each answer: what a killed sidecar passed on is then all of it or nothing.
+    wbufsize = 64 * 1024
     server: EchoApp
 
     def answer(self) -> None:
