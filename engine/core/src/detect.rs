@@ -15,8 +15,8 @@ pub const LOOK_TIME: Duration = Duration::from_millis(500);
 pub const SILENCE_TIME: Duration = Duration::from_millis(50);
 /// How often it is looked again while a first line is not whole.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-/// The client preface of HTTP/2 (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The client preface of HTTP/2 (RFC 9113 §3.4); no method begins like it.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longest name of a method that is taken for one.
 const METHOD_MAX: usize = 20;
 

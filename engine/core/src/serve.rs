@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use crate::detect::PREFACE;
 use crate::discover::{self, Entrance};
 use crate::downstream::{Downstream, State};
 use crate::error::{Error, Reason};
@@ -39,8 +40,6 @@ pub const IDLE_TIME_HTTP2: Duration = Duration::from_secs(600);
 /// How much of a body that nobody wants is read, and how long, to keep the connection.
 const DRAIN_MAX: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
-/// The client preface of HTTP/2 (RFC 9113 §3.4); no method begins like it.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Time between pings to a client with open streams.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 

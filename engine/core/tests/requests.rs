@@ -1,13 +1,15 @@
 //! Requests through a whole engine over loopback, where the other side misbehaves or is late.
 
+#[path = "loopback/kernel.rs"]
+mod kernel;
 mod loopback;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kernel::has_keepalive;
 use loopback::{OK, PATIENCE, address, ask, connect, head, program, sidecar, sidecar_of};
 use serde_json::json;
 use tulle_engine::downstream::HALF_CLOSED_TIME;
@@ -46,19 +48,6 @@ fn a_body_that_broke_off_is_not_sent_again_as_if_it_were_whole() {
     first.read_to_string(&mut body).expect("the rest");
     assert_eq!(body, "4\r\nhalf\r\n", "the end of the body is missing");
     assert!(asked.recv_timeout(WHILE).is_err(), "it was sent again");
-}
-
-/// Whether the kernel will ask the peer of a connection between these ports if it is still there.
-fn has_keepalive(local: u16, remote: u16) -> bool {
-    const KEEPALIVE_TIMER: &str = "02:";
-    let table = fs::read_to_string("/proc/net/tcp").expect("a table");
-    let ends = [local, remote].map(|port| format!(":{port:04X}"));
-    table.lines().any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        fields[1].ends_with(&ends[0])
-            && fields[2].ends_with(&ends[1])
-            && fields[5].starts_with(KEEPALIVE_TIMER)
-    })
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod detect;
 mod hbone;
+#[path = "../loopback/kernel.rs"]
+mod kernel;
 mod mesh;
 mod plain;
 mod proxy_protocol;

@@ -1,6 +1,5 @@
 //! TCP to a peer without a sidecar, and from one.
 
-use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::kernel::has_keepalive;
 use crate::mesh::{
     PATIENCE, Pair, apply, connect, counted, endpoints, eventually, expect, is_closed, is_reset,
     joined, program, reset, service, workload,
@@ -105,19 +105,6 @@ fn a_connection_that_carries_nothing_is_closed_after_the_policys_time() {
     near.set_read_timeout(Some(Duration::from_millis(600)))
         .expect("a timeout");
     assert!(!is_closed(&mut near), "0 is no bound");
-}
-
-/// Whether the kernel will ask the peer of a connection between these ports if it is still there.
-fn has_keepalive(local: u16, remote: u16) -> bool {
-    const KEEPALIVE_TIMER: &str = "02:";
-    let table = fs::read_to_string("/proc/net/tcp").expect("a table");
-    let ends = [local, remote].map(|port| format!(":{port:04X}"));
-    table.lines().any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        fields[1].ends_with(&ends[0])
-            && fields[2].ends_with(&ends[1])
-            && fields[5].starts_with(KEEPALIVE_TIMER)
-    })
 }
 
 #[test]
