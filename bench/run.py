@@ -27,6 +27,7 @@ from bench.goals import GOALS
 from bench.process import StartError
 from bench.report import Report
 from bench.workloads import Bench
+from tulle.sidecar.launch import TUNABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,6 +93,8 @@ def main() -> int:
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped
     _raise_file_limit()
+    # For all alike: else an accident of alignment decides who is quick at long bodies.
+    os.environ["GLIBC_TUNABLES"] = TUNABLES
     chosen = _installed(options.contenders.split(","))
     cores = sorted(os.sched_getaffinity(0))
     bench = Bench(

@@ -16,7 +16,8 @@ import pytest
 from tests.e2e.http_client import Client, get
 from tests.e2e.mesh import SETTINGS, Mesh
 from tests.e2e.processes import eventually
-from tulle.local.shared import BOOT, ENVIRONMENT, ROOT
+from tulle.local.shared import BOOT, ROOT
+from tulle.sidecar.launch import environment
 
 pytestmark = pytest.mark.e2e
 
@@ -161,7 +162,7 @@ class Shared:
             [sys.executable, "-I", "-S", "-c", BOOT.format(root=ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **ENVIRONMENT},
+            env=environment(),
         )
 
     def ask(self, *words: str) -> None:

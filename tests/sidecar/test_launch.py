@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from tulle.errors import SettingsError
-from tulle.sidecar.launch import exec_host, host_command, keep_ports, runs_already
+from tulle.sidecar.launch import (
+    TUNABLES,
+    environment,
+    exec_host,
+    host_command,
+    keep_ports,
+    runs_already,
+)
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -111,6 +118,20 @@ def test_the_host_is_a_bare_interpreter(tmp_path: Path) -> None:
 
     assert command[:4] == [sys.executable, "-I", "-S", "-c"]
     assert f"'{tmp_path}/s.json', 5" in command[4]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(None, TUNABLES), ("glibc.malloc.check=3", f"{TUNABLES}:glibc.malloc.check=3")],
+)
+def test_the_host_copies_quickly_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, wanted: str
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+
+    assert environment()["GLIBC_TUNABLES"] == wanted
 
 
 @pytest.fixture

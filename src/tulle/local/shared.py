@@ -17,13 +17,11 @@ import tulle
 from tulle.local.child import Child, Launch, Lines, start
 from tulle.local.output import LogFile
 from tulle.local.paths import Home
+from tulle.sidecar.launch import environment
 
 ROOT = str(Path(tulle.__file__).parents[1])
 BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.shared import main; main()"
 NAME = "shared.sidecar"
-
-ENVIRONMENT = {"MIMALLOC_ALLOW_THP": "0", "LC_ALL": "C"}
-"""As for a sidecar of its own: no huge pages, which are resident whole, and no locale."""
 
 
 class SharedProcess:
@@ -81,7 +79,7 @@ class SharedProcess:
         launch = Launch(
             name=NAME,
             command=[sys.executable, "-I", "-S", "-c", BOOT.format(root=ROOT)],
-            environment=os.environ | ENVIRONMENT,
+            environment=environment(),
             directory=self._home.directory,
             run=self._run,
             stdin=reader,
