@@ -77,6 +77,13 @@ def test_a_host_beside_another_authority_is_400(web: Workload) -> None:
         assert client.get("cart", "/x", host="cart").status == 200
 
 
+def test_the_bounds_of_heads_hold(web: Workload) -> None:
+    many = {f"x-{number}": "1" for number in range(101)}
+    with Http2(web.proxy) as client:
+        assert client.get("cart", "/" + "x" * (8 * 1024)).status == 414
+        assert client.get("cart", "/", **many).status == 431
+
+
 def test_a_drain_says_so_and_open_streams_go_on_to_their_end(shop: Namespace) -> None:
     leaver = shop.add("leaver")
     shop.settle()

@@ -1,5 +1,6 @@
 """WebSockets through two sidecars: by a switch of protocols, and on a stream of HTTP/2."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +17,19 @@ from websockets.typing import Subprotocol
 from tests.e2e.http2_client import Http2, Stream
 from tests.e2e.http2_frames import FRAME_MAX, Kind, Setting, data
 from tests.e2e.http_client import connect
-from tests.e2e.mesh import HTTP2, WEBSOCKET, Namespace, Workload
+from tests.e2e.mesh import HTTP, HTTP2, WEBSOCKET, Namespace, Workload
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
 def web(shop: Namespace) -> Workload:
-    """A caller of `chat`, on HTTP/1.1, and of `stream`, on HTTP/2."""
+    """A caller of `chat` and `cart`, on HTTP/1.1, and of `stream`, on HTTP/2; `cart` has no switch."""
     shop.service("chat")
+    shop.service("cart")
     shop.service("stream", "http2")
-    web = shop.add("web", outbound=("chat", "stream"))
+    web = shop.add("web", outbound=("cart", "chat", "stream"))
+    shop.add("cart-1", HTTP)
     shop.add("chat-1", WEBSOCKET)
     shop.add("stream-1", HTTP2)
     shop.settle()
@@ -97,17 +100,25 @@ def test_a_program_that_speaks_http_2_is_reached_by_a_switch(
 class OnStream:
     """A WebSocket on a stream (RFC 8441 §5)."""
 
-    def __init__(self, client: Http2, authority: str, path: str = "/") -> None:
-        """Ask for it."""
+    def __init__(
+        self,
+        client: Http2,
+        authority: str,
+        path: str = "/",
+        protocol: str = "websocket",
+        **more: str,
+    ) -> None:
+        """Ask for it, or for another protocol, with *more* fields."""
         self._client = client
         self._protocol = Protocol(CLIENT, state=State.OPEN, max_size=None)
         fields = {
             ":method": "CONNECT",
-            ":protocol": "websocket",
+            ":protocol": protocol,
             ":scheme": "http",
             ":authority": authority,
             ":path": path,
             "sec-websocket-version": "13",
+            **more,
         }
         self.stream: Stream = client.open(fields, end=False)
         frames = client.frames()
@@ -167,6 +178,27 @@ def test_messages_go_both_ways_on_a_stream(client: Http2, authority: str) -> Non
 @pytest.mark.parametrize("authority", ["chat", "stream"])
 def test_a_refusal_on_a_stream_is_the_programs_answer(client: Http2, authority: str) -> None:
     assert OnStream(client, authority, "/refuse").stream.status == 403
+
+
+@pytest.mark.parametrize(
+    "protocol", ["x\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: chat", "x y", "", "h2c", "TLS/1.0"]
+)
+def test_a_switch_to_what_could_hide_requests_is_refused(client: Http2, protocol: str) -> None:
+    assert OnStream(client, "chat", "/", protocol).stream.status == 400
+    assert client.get("chat", "/").status == 426
+
+
+def test_a_length_cannot_swallow_the_next_request(client: Http2) -> None:
+    asked = OnStream(client, "cart", "/do/status/200", **{"content-length": "35"})
+
+    assert asked.stream.status == 400
+    for path in ("/first", "/second"):
+        assert json.loads(client.get("cart", path).body)["target"] == path
+
+
+def test_a_success_without_a_switch_is_none(client: Http2) -> None:
+    """On a stream any success would open the conversation (RFC 8441 §4)."""
+    assert OnStream(client, "cart", "/").stream.status == 502
 
 
 def test_the_end_of_a_stream_ends_the_conversation(client: Http2) -> None:

@@ -286,8 +286,10 @@ impl Fields {
 
     /// Whether the content type is gRPC's.
     pub fn is_grpc(&self) -> bool {
-        self.first(Name::ContentType)
-            .is_some_and(|value| value.starts_with(b"application/grpc"))
+        let rest = self
+            .first(Name::ContentType)
+            .and_then(|value| value.strip_prefix(b"application/grpc"));
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     }
 
     /// Add a line; it is kept in the form in which it is written.
@@ -394,6 +396,20 @@ mod tests {
             ("", Name::Other),
         ] {
             assert_eq!(Name::of(name.as_bytes()), known, "{name}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_told_from_what_begins_alike() {
+        for (kind, is_grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web+proto", false),
+            ("application/grpcfoo", false),
+            ("text/plain", false),
+        ] {
+            assert_eq!(Fields::of(&[("content-type", kind)]).is_grpc(), is_grpc);
         }
     }
 

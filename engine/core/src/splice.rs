@@ -149,23 +149,36 @@ impl Body {
         let Some(mut taken) = self.0.take().or_else(Taken::take) else {
             return Ok(Move::Copy);
         };
-        let mut step = Move::Copy;
-        if taken.holds > 0 {
-            step = taken.empty(cx, to)?;
-        } else if reads && left > 0 {
-            step = match taken.fill(cx, from, left)? {
-                Move::Moved(_) => taken.empty(cx, to)?,
-                waits => waits,
-            };
-        }
-        if step != Move::Copy {
+        let step = taken.step(cx, from, to, left, reads);
+        // Kept when an end broke, too: bytes in it are missing to every other try.
+        if !matches!(step, Ok(Move::Copy)) {
             self.0 = Some(taken);
         }
-        Ok(step)
+        step
     }
 }
 
 impl Taken {
+    fn step(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+        left: u64,
+        reads: bool,
+    ) -> Result<Move, End> {
+        if self.holds > 0 {
+            return self.empty(cx, to);
+        }
+        if !reads || left == 0 {
+            return Ok(Move::Copy);
+        }
+        match self.fill(cx, from, left)? {
+            Move::Moved(_) => self.empty(cx, to),
+            waits => Ok(waits),
+        }
+    }
+
     /// Take up to `left` bytes from `from`.
     fn fill(&mut self, cx: &mut Context<'_>, from: &TcpStream, left: u64) -> Result<Move, End> {
         let Some(pipe) = &self.pipe else {
@@ -406,6 +419,26 @@ mod tests {
             assert_eq!(held(), (1, 0));
             transfer(20_000_000).await;
             assert_eq!(held(), (1, 0));
+        });
+    }
+
+    #[test]
+    fn what_a_broken_writer_did_not_take_is_not_forgotten() {
+        on_local(async {
+            let ((mut client, near), (far, server)) = (pair().await, pair().await);
+            client.write_all(&[7; 1000]).await.expect("it is sent");
+            server.set_zero_linger().expect("an option");
+            drop(server);
+            // Its reset has come.
+            far.ready(Interest::READABLE).await.expect("readiness");
+            let mut body = Body::default();
+            let ended = poll_fn(|cx| match body.poll(cx, &near, &far, 1000, true) {
+                Ok(Move::Empty) => Poll::Pending,
+                ended => Poll::Ready(ended),
+            })
+            .await;
+            assert!(matches!(ended, Err(End::Writer(_))), "{ended:?}");
+            assert!(body.holds_any(), "as if nothing had been read");
         });
     }
 

@@ -105,6 +105,10 @@ pub async fn exchange(
         })
         .await;
         match answered {
+            Ok(answer) if is_unswitched(head, &answer) => {
+                let detail = "the service did not switch protocols";
+                return Err(Error::new(Reason::BadResponse, detail));
+            }
             Ok(head) => return Ok(Answered { head, upstream }),
             // A pooled connection that the peer closed meanwhile: another may take the very same
             // request. A fresh one is never stale, so this ends.
@@ -117,6 +121,14 @@ pub async fn exchange(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether a client on HTTP/2 would take `answer` for the switch that it asked for and the service
+/// did not make: there any success is one (RFC 8441 §4).
+fn is_unswitched(asked: &RequestHead, answer: &ResponseHead) -> bool {
+    asked.version == http::Version::HTTP_2
+        && asked.protocol().is_some()
+        && answer.status.is_success()
 }
 
 fn poll_answer(

@@ -22,6 +22,25 @@ pub fn fields(map: &HeaderMap) -> Fields {
     fields
 }
 
+/// Make one cookie of those that came in a line each, which packs better: only HTTP/2 knows such
+/// crumbs (RFC 9113 §8.2.3).
+fn join_cookies(fields: &mut Fields, map: &HeaderMap) {
+    let mut crumbs = map.get_all(http::header::COOKIE).iter();
+    let Some(first) = crumbs.next() else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    let mut is_split = false;
+    for crumb in crumbs {
+        is_split = true;
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if is_split {
+        fields.set(b"cookie", &joined);
+    }
+}
+
 /// The trailer section `map`, without what frames a message: it has no meaning there (RFC 9110
 /// §6.5.1).
 pub fn trailers(map: &HeaderMap) -> Fields {
@@ -62,6 +81,7 @@ fn length(fields: &Fields, ended: bool) -> Length {
 pub fn request<B>(request: &Request<B>, ended: bool) -> Result<RequestHead, Error> {
     let protocol = request.extensions().get::<Protocol>();
     let mut fields = fields(request.headers());
+    join_cookies(&mut fields, request.headers());
     let method = match (request.method(), protocol) {
         (&Method::CONNECT, Some(_)) => Method::GET,
         (&Method::CONNECT, None) => {
@@ -162,4 +182,28 @@ pub fn to_response(head: &ResponseHead) -> Response<()> {
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = header_map(&head.fields);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crumbs_become_one_cookie() {
+        for (crumbs, expected) in [
+            (&[][..], &[][..]),
+            (&["a=1; b=2"], &["a=1; b=2"]),
+            (&["a=1", "b=2", "c=3"], &["a=1; b=2; c=3"]),
+        ] {
+            let mut came = Request::new(());
+            for &crumb in crumbs {
+                let crumb = HeaderValue::from_static(crumb);
+                came.headers_mut().append("cookie", crumb);
+            }
+            let head = request(&came, true).expect("a head");
+            let seen: Vec<&[u8]> = head.fields.iter().map(|field| field.value).collect();
+            let expected: Vec<&[u8]> = expected.iter().map(|text| text.as_bytes()).collect();
+            assert_eq!(seen, expected);
+        }
+    }
 }

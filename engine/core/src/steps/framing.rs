@@ -6,16 +6,18 @@ use http::{Method, Version};
 use crate::error::{Error, Reason};
 use crate::fields::Name;
 use crate::head::RequestHead;
+use crate::http1::{HEADERS_MAX, TARGET_MAX};
 use crate::path::{Normal, normalize_path};
+use crate::steps::headers::carries_http;
 use crate::steps::timeout;
 
 /// Bring the path into normal form, and let Host be the target's where that names one. Refuse a
-/// request without a path, more than one host, one that is none, spaces around a field or more than
-/// one length in HTTP/2 (RFC 9112 §3.2, RFC 9113 §8.2.1, §8.3.1 and §8.1.1), and a malformed time of
-/// gRPC.
+/// request without a path, more than one host, one that is none (RFC 9112 §3.2, RFC 9113 §8.3.1), a
+/// malformed time of gRPC, and of HTTP/2 what HTTP/1.1's parser would refuse.
 ///
 /// # Errors
-/// [`Reason::BadRequest`], with what is wrong.
+/// [`Reason::BadRequest`], with what is wrong; of HTTP/2 also [`Reason::HeadTooLarge`] and
+/// [`Reason::TargetTooLong`].
 pub fn check(head: &mut RequestHead) -> Result<(), Error> {
     let refused = |detail: &str| Err(Error::new(Reason::BadRequest, detail));
     // A tunnel is made by the listener, where there is one; here only a path is routed.
@@ -52,12 +54,7 @@ pub fn check(head: &mut RequestHead) -> Result<(), Error> {
         head.fields.set(b"host", host.as_bytes());
     }
     if head.version == Version::HTTP_2 {
-        if head.fields.iter().any(|field| is_padded(field.value)) {
-            return refused("a field begins or ends with a space");
-        }
-        if head.fields.all(Name::ContentLength).nth(1).is_some() {
-            return refused("the request has more than one length");
-        }
+        check_stream(head)?;
     }
     // Servers of gRPC remember such a field with its fault, and hold that against later calls of
     // others on the same connection (HPACK's table in gRPC's C core).
@@ -72,6 +69,48 @@ pub fn check(head: &mut RequestHead) -> Result<(), Error> {
         Normal::Refused => return refused("the path is not in a safe form"),
     }
     Ok(())
+}
+
+/// What is particular to a request of HTTP/2: the bounds of a head, which its parser does not know;
+/// spaces around a field and more than one length (RFC 9113 §8.2.1 and §8.1.1); a switch to what is
+/// no protocol, to more HTTP, or with a length, as what follows a switch has none (RFC 8441 §4).
+fn check_stream(head: &RequestHead) -> Result<(), Error> {
+    let refused = |detail: &str| Err(Error::new(Reason::BadRequest, detail));
+    let (path, query) = head.target();
+    let target = path.len() + query.map_or(0, |query| 1 + query.len());
+    if target > TARGET_MAX {
+        let detail = format!("more than {TARGET_MAX} bytes");
+        return Err(Error::new(Reason::TargetTooLong, detail));
+    }
+    if head.fields.iter().nth(HEADERS_MAX).is_some() {
+        let detail = format!("more than {HEADERS_MAX} header lines");
+        return Err(Error::new(Reason::HeadTooLarge, detail));
+    }
+    if head.fields.iter().any(|field| is_padded(field.value)) {
+        return refused("a field begins or ends with a space");
+    }
+    let mut lengths = head.fields.all(Name::ContentLength);
+    let length = lengths.next();
+    if lengths.next().is_some() {
+        return refused("the request has more than one length");
+    }
+    if length.is_some_and(|length| !length.value.iter().all(u8::is_ascii_digit)) {
+        return refused("the length is none");
+    }
+    match head.protocol() {
+        Some(protocol) if !is_protocol(protocol) => refused("the protocol is none"),
+        Some(protocol) if carries_http(protocol) => refused("a switch to more HTTP"),
+        Some(_) if length.is_some() => refused("a switch has no length"),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `text` is a name and perhaps a version, tokens both (RFC 9110 §7.8 and §5.6.2).
+fn is_protocol(text: &[u8]) -> bool {
+    let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(is_of_token);
+    let mut parts = text.splitn(2, |&byte| byte == b'/');
+    parts.all(is_token)
 }
 
 /// What a name or address and its port are made of (RFC 3986 §3.2.2); the escapes and
@@ -163,9 +202,56 @@ mod tests {
 
     #[test]
     fn a_length_is_told_once_on_a_stream() {
-        for (count, refused) in [(1, false), (2, true)] {
-            let fields = vec![("content-length", "5"); count];
+        for (lengths, refused) in [
+            (&["5"][..], false),
+            (&["5", "5"], true),
+            (&["5, 5"], true),
+            (&["+5"], true),
+        ] {
+            let fields: Vec<_> = lengths.iter().map(|&at| ("content-length", at)).collect();
             assert_eq!(is_refused(Version::HTTP_2, "cart", &fields), refused);
+        }
+    }
+
+    #[test]
+    fn the_bounds_of_a_head_hold_on_a_stream() {
+        let check_of = |path: &str, lines: usize| {
+            let fields = Fields::of(&vec![("x", "1"); lines]);
+            let mut head = RequestHead::described(Method::GET, path, fields);
+            head.version = Version::HTTP_2;
+            check(&mut head).map_err(|error| error.reason)
+        };
+        let longest = format!("/{}", "x".repeat(TARGET_MAX - 1));
+        assert_eq!(check_of(&longest, HEADERS_MAX), Ok(()));
+        let longer = format!("{longest}x");
+        assert_eq!(check_of(&longer, 0), Err(Reason::TargetTooLong));
+        assert_eq!(check_of("/", HEADERS_MAX + 1), Err(Reason::HeadTooLarge));
+    }
+
+    #[test]
+    fn a_switch_on_a_stream_names_one_protocol_and_no_length() {
+        for (protocol, fields, refused) in [
+            ("websocket", &[][..], false),
+            ("chat/1.0", &[], false),
+            ("", &[], true),
+            ("x y", &[], true),
+            ("x, y", &[], true),
+            ("x/1/2", &[], true),
+            ("x/", &[], true),
+            ("x\r\n\r\nGET / HTTP/1.1", &[], true),
+            ("h2c", &[], true),
+            ("TLS/1.0", &[], true),
+            ("HTTP/2.0", &[], true),
+            ("websocket", &[("content-length", "0")], true),
+        ] {
+            let mut head = RequestHead::described(Method::GET, "/", Fields::of(fields));
+            head.version = Version::HTTP_2;
+            head.switch = Some(head.fields.store(protocol.as_bytes()));
+            assert_eq!(
+                check(&mut head).is_err(),
+                refused,
+                "{protocol:?} {fields:?}"
+            );
         }
     }
 

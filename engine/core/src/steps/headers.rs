@@ -63,7 +63,7 @@ pub fn note_switch(head: &mut RequestHead) {
 }
 
 /// Whether HTTP requests follow a switch to `protocol`: `h2c`, `HTTP/2.0`, `TLS/1.0`.
-fn carries_http(protocol: &[u8]) -> bool {
+pub fn carries_http(protocol: &[u8]) -> bool {
     let name = protocol.split(|&byte| byte == b'/').next();
     let name = name.unwrap_or_default().trim_ascii();
     [&b"h2"[..], b"h2c", b"h3", b"http", b"https", b"tls"]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
+use http::StatusCode;
 use tokio::sync::Mutex;
 
 use super::Target;
@@ -176,17 +177,23 @@ impl OnStream {
     /// # Errors
     /// [`Reason::Unsent`], [`Reason::Reset`] or [`Reason::BadResponse`].
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Error>> {
+        let bad = |detail| Poll::Ready(Err(Error::new(Reason::BadResponse, detail)));
         if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
+            if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return bad("a switch, which HTTP/2 has not"); // RFC 9113 §8.6
+            }
             return Poll::Ready(Ok(heads::response(&interim, true)));
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|e| lost(&e))?;
+        if response.status().is_informational() {
+            return bad("a last response that is none");
+        }
         let (parts, recv) = response.into_parts();
         let ended = recv.is_end_stream();
         let head = heads::response(&http::Response::from_parts(parts, ()), ended);
         self.stream.receive(recv);
         if head.fields.all(Name::ContentLength).nth(1).is_some() {
-            let detail = "more than one length";
-            return Poll::Ready(Err(Error::new(Reason::BadResponse, detail)));
+            return bad("more than one length");
         }
         Poll::Ready(Ok(match &self.switch {
             Some(switch) if head.status.is_success() => switch.made(head),
