@@ -1,5 +1,7 @@
 """What is no request gets 400 or 431 and a closed connection, and never reaches a program."""
 
+import re
+
 import pytest
 
 from tests.e2e.http_client import connect, exchange, get, read_until, status_of
@@ -80,6 +82,21 @@ def test_a_malformed_request_is_400_and_the_connection_closes(
     assert status_of(answer) == 400
     assert answer.count(b"HTTP/1.1 ") == 1  # what follows on the connection is not answered
     assert seen_by_cart(shop) == before
+
+
+def test_what_is_refused_is_counted(web: Workload) -> None:
+    def total(code: int, reason: str) -> int:
+        text = get(web.admin, "/metrics").body.decode()
+        wanted = rf'^tulle_requests_total\{{.*code="{code}",.*reason="{reason}".*\}} (\d+)$'
+        return sum(map(int, re.findall(wanted, text, re.MULTILINE)))
+
+    for data, code, reason in (
+        (b"nonsense\r\n\r\n", 400, "bad-request"),
+        (HEAD + b"X-Large: " + b"a" * 100_000, 431, "head-too-large"),
+    ):
+        before = total(code, reason)
+        exchange(web.proxy, data)
+        assert total(code, reason) == before + 1
 
 
 @pytest.mark.parametrize("size", [200_000, 1_000_000])

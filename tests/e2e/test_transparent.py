@@ -349,5 +349,10 @@ def test_without_the_control_plane_names_are_answered_at_once(lan: Lan) -> None:
     lan.mesh.stop()
     eventually(lambda: "disconnected" in lan.web.sidecar.output, "the sidecar noticed")
 
-    assert dig(lan, "+time=1", "other.example") == ("NXDOMAIN", [])
+    assert dig(lan, "+time=1", "world.example") == ("NOERROR", [lan.world.ipv4])
+    assert dig(lan, "+time=1", "nas") == ("NOERROR", [lan.world.ipv4])
+    # Nobody can tell whether there is a service of such a name.
+    for name in ("nobody", "other.example"):
+        assert dig(lan, "+time=1", name) == ("SERVFAIL", [])
+    assert dig(lan, "+time=1", "www.other.example") == ("NXDOMAIN", [])
     assert lan.curl("http://cart/").split()[0] == "cart-1"

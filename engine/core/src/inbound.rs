@@ -123,6 +123,21 @@ pub struct Caller {
     pub identity_id: u32,
 }
 
+/// Begin to record a request of `caller`.
+pub fn observe(
+    worker: &Rc<Worker>,
+    app: App,
+    caller: &Caller,
+    head: Option<&RequestHead>,
+) -> Observation {
+    let mut seen = Observation::begin(worker, Direction::Inbound, head);
+    seen.key.protocol = app.protocol;
+    seen.key.peer = caller.name_id;
+    seen.key.peer_identity = caller.identity_id;
+    seen.key.mtls = caller.id.is_some();
+    seen
+}
+
 /// Answer one request for the application.
 pub async fn handle(
     worker: &Rc<Worker>,
@@ -131,11 +146,7 @@ pub async fn handle(
     mut client: Downstream<'_>,
     mut head: RequestHead,
 ) -> State {
-    let mut seen = Observation::begin(worker, Direction::Inbound, &head);
-    seen.key.protocol = app.protocol;
-    seen.key.peer = caller.name_id;
-    seen.key.peer_identity = caller.identity_id;
-    seen.key.mtls = caller.id.is_some();
+    let mut seen = observe(worker, app, caller, Some(&head));
     let grpc = head.fields.is_grpc();
     let mut upload = Upload::new(head.length, false);
     upload.begin();

@@ -123,7 +123,7 @@ impl End {
     /// Ask a peer that is silent for long whether it is still there.
     fn keep_alive(&self) {
         if let Side::Tcp(stream) = &self.side {
-            keep_alive(stream);
+            keep_alive(SockRef::from(stream));
         }
     }
 
@@ -145,7 +145,6 @@ impl End {
 /// was carried for `idle`, if that is not zero.
 pub async fn join(mut near: End, mut far: End, seen: Observation, idle: Duration) {
     let meter = Meter::new(seen);
-    near.keep_alive();
     far.keep_alive();
     let both = async {
         let sent = (near.ahead.split().freeze(), far.ahead.split().freeze());

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -56,9 +55,6 @@ impl Purpose {
 
 /// Accept until the sidecar closes.
 pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::TcpListener) {
-    // Without it small answers wait for acknowledgements. What is accepted inherits it; a socket
-    // that refuses is broken anyway.
-    let _broken = SockRef::from(&listener).set_tcp_nodelay(true);
     let Ok(listener) = TcpListener::from_std(listener) else {
         return;
     };

@@ -31,7 +31,7 @@ pub async fn handle(
     mut client: Downstream<'_>,
     mut head: RequestHead,
 ) -> crate::downstream::State {
-    let mut seen = Observation::begin(worker, Direction::Outbound, &head);
+    let mut seen = Observation::begin(worker, Direction::Outbound, Some(&head));
     let grpc = head.fields.is_grpc();
     let mut upload = Upload::new(head.length, false);
     let carried = carry(

@@ -22,6 +22,8 @@ use crate::http2::{self, CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STRE
 use crate::inbound::{self, App, Caller};
 use crate::join::Side;
 use crate::listen::{Closing, closed};
+use crate::observe::Observation;
+use crate::observe::metrics::Direction;
 use crate::outbound;
 use crate::record::Protocol;
 use crate::respond::respond;
@@ -58,6 +60,14 @@ impl Way {
         match self {
             Way::Outbound(_) => Closing::All,
             Way::Inbound(..) => Closing::Inbound,
+        }
+    }
+
+    /// Begin to record a request that is not let in; `None`: it has no head that can be read.
+    fn observe(&self, worker: &Rc<Worker>, head: Option<&RequestHead>) -> Observation {
+        match self {
+            Way::Outbound(_) => Observation::begin(worker, Direction::Outbound, head),
+            Way::Inbound(app, caller) => inbound::observe(worker, *app, caller, head),
         }
     }
 
@@ -170,7 +180,8 @@ async fn answer(
     } = match came {
         Ok(framed) => framed?,
         Err(error) => {
-            refuse(worker, connection, &error).await;
+            let seen = client.way.observe(worker, None);
+            Box::pin(refuse(connection, &error, seen)).await;
             return None;
         }
     };
@@ -281,8 +292,10 @@ async fn drain(connection: &mut Connection) -> bool {
 }
 
 /// Answer what is no request, and end the connection.
-async fn refuse(worker: &Rc<Worker>, connection: &mut Connection, error: &Error) {
-    let (mut head, text) = respond(error, false, worker.shared.settings.reason_header);
+async fn refuse(connection: &mut Connection, error: &Error, mut seen: Observation) {
+    let (mut head, text) = respond(error, false, seen.shows_reason());
+    seen.answered(head.status, Some(error.reason));
+    drop(seen);
     head.length = Length::Exact(text.len() as u64);
     head.fields
         .append(b"content-length", text.len().to_string().as_bytes());
@@ -317,7 +330,8 @@ async fn tunnel(
     };
     match Box::pin(found).await {
         Err(error) => {
-            refuse(worker, &mut connection, &error).await;
+            let seen = client.way.observe(worker, Some(&head));
+            refuse(&mut connection, &error, seen).await;
             None
         }
         Ok((service, port, is_bytes)) => {

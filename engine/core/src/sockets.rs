@@ -4,12 +4,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::intercept;
 use crate::listen::{Closing, Purpose};
 use crate::settings::Settings;
 use crate::takeover::{self, Inherited};
+use crate::upstream::connect::keep_alive;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -124,6 +125,9 @@ impl Sockets {
         if sockets.is_empty() {
             return bind(address, workers);
         }
+        for socket in &sockets {
+            inherit(SockRef::from(socket));
+        }
         for index in 0..workers.saturating_sub(sockets.len()) {
             sockets.push(second_handle(&sockets[index])?);
         }
@@ -150,6 +154,13 @@ fn bind(address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, String>
     Ok(bound)
 }
 
+/// What is accepted inherits both: without the one small answers wait for acknowledgements, by the
+/// other a client that vanished is found out. A socket that refuses is broken anyway.
+fn inherit(socket: SockRef<'_>) {
+    let _broken = socket.set_tcp_nodelay(true);
+    keep_alive(socket);
+}
+
 fn bind_one(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -161,6 +172,7 @@ fn bind_one(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
+    inherit(SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -20,6 +20,7 @@ use crate::plan::endpoints::InFlight;
 use crate::plan::service::{BackendPlan, PortPlan, RulePlan, Service, TablePlan};
 use crate::proxy_protocol::{self, Told};
 use crate::record::{Action, Protocol, Traffic};
+use crate::serve;
 use crate::steps::authorize::{Call, authorize};
 use crate::steps::limit::try_take;
 use crate::steps::{balance, outlier, route};
@@ -97,20 +98,29 @@ async fn server_first(
     key.service = service.name_id;
     let mut client = End::from(Side::Tcp(client));
     let mut reached = reach(worker, service, port, &mut client, &mut key).await;
-    let is_http = match &mut reached {
+    let spoke = match &mut reached {
         // Why there is nobody can be said to HTTP alone.
-        Err(_) => is_http(&client).await,
-        Ok(reached) => tokio::select! {
-            is_http = is_http(&client) => is_http,
-            _spoke = reached.server.read_ahead() => false,
-        },
+        Err(_) => within(serve::IDLE_TIME, Box::pin(is_http(&client))).await,
+        Ok(reached) => {
+            let idle = reached.idle;
+            let first = Box::pin(async {
+                tokio::select! {
+                    is_http = is_http(&client) => is_http,
+                    _spoke = reached.server.read_ahead() => false,
+                }
+            });
+            match idle.is_zero() {
+                true => Some(first.await),
+                false => within(idle, first).await,
+            }
+        }
     };
-    if is_http {
+    if spoke == Some(true) {
         return client.into_socket();
     }
     key.reason = reached.as_ref().err().map(|error| error.reason);
     let seen = Observation::connection(worker, key, None);
-    if let Ok(reached) = reached {
+    if let (Ok(reached), Some(_)) = (reached, spoke) {
         carry(client, reached, seen).await;
     }
     None

@@ -51,7 +51,7 @@ fn a_body_that_broke_off_is_not_sent_again_as_if_it_were_whole() {
 }
 
 #[test]
-fn a_program_that_is_silent_for_long_is_asked_whether_it_is_there() {
+fn a_peer_that_is_silent_for_long_is_asked_whether_it_is_there() {
     let (at, asked) = program();
     let engine = sidecar("http", at, |_| {});
     let mut client = connect(address(&engine, "/proxy"));
@@ -63,12 +63,17 @@ fn a_program_that_is_silent_for_long_is_asked_whether_it_is_there() {
         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n1")
         .expect("it is sent");
     assert!(head(&mut client).starts_with("HTTP/1.1 200"));
-    let engines = program.peer_addr().expect("an address").port();
+    let port = |address: std::io::Result<SocketAddr>| address.expect("an address").port();
     let end = Instant::now() + PATIENCE;
-    // A timer of what is being sent comes first.
-    while !has_keepalive(engines, at.port()) {
-        assert!(Instant::now() < end, "keepalive is not on");
-        thread::sleep(Duration::from_millis(10));
+    for (engines, others) in [
+        (port(program.peer_addr()), at.port()),
+        (port(client.peer_addr()), port(client.local_addr())),
+    ] {
+        // A timer of what is being sent comes first.
+        while !has_keepalive(engines, others) {
+            assert!(Instant::now() < end, "keepalive is not on");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

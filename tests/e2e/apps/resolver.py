@@ -1,10 +1,10 @@
-"""A resolver that knows one name, `world.example`, and answers everything else with NXDOMAIN."""
+"""A resolver that knows `world.example` and `nas`, and answers everything else with NXDOMAIN."""
 
 import os
 import socketserver
 import struct
 
-KNOWN = b"\x05world\x07example\0"
+KNOWN = b"\x05world\x07example\0", b"\x03nas\0"
 A = b"\0\x01"
 ADDRESS = bytes(map(int, os.environ["ADDRESS"].split(".")))
 

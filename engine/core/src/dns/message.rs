@@ -130,6 +130,13 @@ pub fn answers(reply: &[u8], query: &[u8], question: &Question) -> bool {
             }))
 }
 
+/// Whether a reply says that there is no such name (RFC 1035 §4.1.1).
+pub fn denies(reply: &[u8]) -> bool {
+    reply
+        .get(3)
+        .is_some_and(|flags| flags & 0x0f == Code::NoSuchName as u8)
+}
+
 /// The answer to `question` in `query`: these addresses, or that there are none.
 pub fn answer(query: &[u8], question: &Question, code: Code, addresses: &[IpAddr]) -> Vec<u8> {
     let mut message = head(query, question.end, AUTHORITATIVE | code as u16);

@@ -126,6 +126,8 @@ enum Verdict {
     Failed,
     /// Others have to tell.
     Unknown,
+    /// Others may know it; that there is none they cannot tell, as the control plane is away.
+    Unsure,
 }
 
 async fn reply(worker: &Rc<Worker>, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
@@ -147,10 +149,12 @@ async fn reply(worker: &Rc<Worker>, query: &[u8], transport: Transport) -> Optio
         }
         Verdict::NoSuchName => message::answer(query, &question, Code::NoSuchName, &[]),
         Verdict::Failed => message::refusal(query, Some(&question), Code::Failed),
-        Verdict::Unknown => match forward(worker, query, &question, transport).await {
-            Some(reply) => reply,
-            None => message::refusal(query, Some(&question), Code::Failed),
-        },
+        Verdict::Unknown | Verdict::Unsure => {
+            let told = forward(worker, query, &question, transport).await;
+            let is_sure = matches!(verdict, Verdict::Unknown);
+            told.filter(|reply| is_sure || !message::denies(reply))
+                .unwrap_or_else(|| message::refusal(query, Some(&question), Code::Failed))
+        }
     })
 }
 
@@ -172,12 +176,12 @@ async fn look_up(worker: &Rc<Worker>, name: &str) -> Verdict {
     let Some(service) = worker.shared.use_service(&key, false) else {
         return Verdict::Unknown;
     };
-    // `cart.shop` may be a name of the world as well, as `example.com` is: the world's names must
-    // not wait for a control plane that is away.
-    let only_ours = labels != 2;
+    // `cart` may be a name of the host or its network as well, and `cart.shop` one of the world, as
+    // `example.com` is: those must not wait for a control plane that is away.
+    let only_ours = labels > 2;
     let is_away = !worker.shared.connected.load(Relaxed);
     if !only_ours && is_away && service.known() == Known::Asked {
-        return Verdict::Unknown;
+        return Verdict::Unsure;
     }
     match discover::plan(worker, &service).await {
         // A headless service has no address of its own: who knows its workloads answers.
@@ -188,12 +192,12 @@ async fn look_up(worker: &Rc<Worker>, name: &str) -> Verdict {
             service.declared.store(true, Relaxed);
             Verdict::Addresses(plan.addresses.clone())
         }
-        Err(error) if error.reason == Reason::UnknownService => match labels {
-            1 | 2 => Verdict::Unknown,
-            _ => Verdict::NoSuchName,
+        Err(error) if error.reason == Reason::UnknownService => match only_ours {
+            true => Verdict::NoSuchName,
+            false => Verdict::Unknown,
         },
         Err(_) if only_ours => Verdict::Failed,
-        Err(_) => Verdict::Unknown,
+        Err(_) => Verdict::Unsure,
     }
 }
 

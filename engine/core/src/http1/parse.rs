@@ -15,7 +15,7 @@ use crate::head::{RequestHead, ResponseHead};
 /// What a first line holds beside its target: method, version and what is between them.
 const LINE_REST: usize = 64;
 /// Most digits of a length: what a 64-bit number can always hold.
-const DIGITS_MAX: usize = 19;
+pub const DIGITS_MAX: usize = 19;
 
 /// How far the end of a head was looked for: no byte is looked at twice, however they trickle in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -50,24 +50,29 @@ pub struct Observation {
 }
 
 /// Text that only a log or a watcher needs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Detail {
-    /// Empty for a connection, as is the path.
+    /// Empty for a connection and an unreadable head, as is the path.
     method: String,
     path: String,
     trace_id: Option<String>,
 }
 
 impl Observation {
-    /// Begin. `method`, `path` and the trace are kept only if someone will read them.
-    pub fn begin(worker: &Rc<Worker>, direction: Direction, head: &RequestHead) -> Observation {
+    /// Begin. `method`, `path` and the trace are kept only if someone will read them; a head that
+    /// cannot be read has none.
+    pub fn begin(
+        worker: &Rc<Worker>,
+        direction: Direction,
+        head: Option<&RequestHead>,
+    ) -> Observation {
         let wanted = worker.shared.log.is_some() || worker.shared.taps.is_active();
         let detail = wanted.then(|| {
-            Box::new(Detail {
+            Box::new(head.map_or_else(Detail::default, |head| Detail {
                 method: head.method.as_str().to_owned(),
                 path: head.path().to_owned(),
                 trace_id: trace::of(&head.fields).map(str::to_owned),
-            })
+            }))
         });
         Observation {
             worker: Rc::clone(worker),
@@ -94,11 +99,6 @@ impl Observation {
             .series(key, &worker.shared.metrics);
         series.opened();
         let wanted = worker.shared.log.is_some() || worker.shared.taps.is_active();
-        let detail = Detail {
-            method: String::new(),
-            path: String::new(),
-            trace_id: None,
-        };
         Observation {
             worker: Rc::clone(worker),
             start_us: now_us(),
@@ -107,7 +107,7 @@ impl Observation {
             request_bytes: 0,
             response_bytes: 0,
             policy,
-            detail: wanted.then(|| Box::new(detail)),
+            detail: wanted.then(Box::default),
             connection: Some(series),
         }
     }
@@ -149,6 +149,11 @@ impl Observation {
         {
             self.key.grpc_status = status.parse().ok();
         }
+    }
+
+    /// Whether answers of the mesh say why.
+    pub fn shows_reason(&self) -> bool {
+        self.worker.shared.settings.reason_header
     }
 
     /// When the head came, microseconds of [`now_us`].

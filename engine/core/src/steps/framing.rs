@@ -6,6 +6,7 @@ use http::{Method, Version};
 use crate::error::{Error, Reason};
 use crate::fields::Name;
 use crate::head::RequestHead;
+use crate::http1::parse::DIGITS_MAX;
 use crate::http1::{HEADERS_MAX, TARGET_MAX};
 use crate::path::{Normal, normalize_path};
 use crate::steps::headers::carries_http;
@@ -94,7 +95,7 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
     if lengths.next().is_some() {
         return refused("the request has more than one length");
     }
-    if length.is_some_and(|length| !length.value.iter().all(u8::is_ascii_digit)) {
+    if length.is_some_and(|length| !is_length(length.value)) {
         return refused("the length is none");
     }
     match head.protocol() {
@@ -103,6 +104,11 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
         Some(_) if length.is_some() => refused("a switch has no length"),
         _ => Ok(()),
     }
+}
+
+/// As HTTP/1.1's parser takes it: digits that fit into 64 bits.
+fn is_length(text: &[u8]) -> bool {
+    (1..=DIGITS_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
 }
 
 /// Whether `text` is a name and perhaps a version, tokens both (RFC 9110 §7.8 and §5.6.2).
@@ -207,6 +213,9 @@ mod tests {
             (&["5", "5"], true),
             (&["5, 5"], true),
             (&["+5"], true),
+            (&[""], true),
+            (&["9999999999999999999"], false),
+            (&["00000000000000000005"], true),
         ] {
             let fields: Vec<_> = lengths.iter().map(|&at| ("content-length", at)).collect();
             assert_eq!(is_refused(Version::HTTP_2, "cart", &fields), refused);

@@ -134,7 +134,7 @@ pub async fn connect_now(
     let tcp = plain(target).await?;
     if alpn == Alpn::Http1 {
         // HTTP/2 has pings for it.
-        keep_alive(&tcp);
+        keep_alive(SockRef::from(&tcp));
     }
     match &target.identity {
         None => Ok(Connected {
@@ -146,13 +146,13 @@ pub async fn connect_now(
 }
 
 /// Ask a peer that is silent for long whether it is still there.
-pub fn keep_alive(socket: &TcpStream) {
+pub fn keep_alive(socket: SockRef<'_>) {
     let ask = TcpKeepalive::new()
         .with_time(KEEPALIVE_TIME)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_TRIES);
     // A socket that refuses is gone already.
-    let _gone = SockRef::from(socket).set_tcp_keepalive(&ask);
+    let _gone = socket.set_tcp_keepalive(&ask);
 }
 
 async fn plain(target: &Target) -> Result<TcpStream, Error> {

@@ -1,6 +1,6 @@
 //! Ports that nobody declared: each connection shows what it speaks.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,6 +99,22 @@ fn a_server_that_begins_is_not_held() {
         near.shutdown(Shutdown::Write).expect("an end");
         assert!(is_closed(&mut far));
     }
+}
+
+#[test]
+fn two_that_wait_for_each_other_are_not_held_for_ever() {
+    let pair = undeclared("http");
+    let idle = service("auto", |traffic| traffic["idle_timeout_ms"] = json!(300));
+    apply(&pair.web, &idle);
+    let mut near = pair.connect();
+    let mut far = accepted(&pair);
+    assert!(is_closed(&mut near));
+    // What broke off at one end breaks off at the other.
+    let read = far.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert!(
+        matches!(read, Ok(0) | Err(ErrorKind::ConnectionReset)),
+        "{read:?}"
+    );
 }
 
 #[test]
