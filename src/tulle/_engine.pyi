@@ -147,7 +147,7 @@ class Hub:
         """
 
     def reply(self, request_id: int, status: int, body: bytes) -> bool:
-        """Answer a `join` or `renew`. False when it does not wait any more."""
+        """Answer a `join`, `renew` or `last_report`. False when it does not wait any more."""
 
     def send(self, peer: int, kind: Literal["tap", "untap", "resolve"], body: bytes) -> bool:
         """Send a command to a peer. False when it is gone, or has too many unread.

@@ -144,7 +144,7 @@ class FakeHub:
     # -- what the test plays --
 
     def ask(self, kind: str, **fields: Any) -> int:
-        """A join or renew; the answer is in `replies` under the returned id."""
+        """A join, renew or last_report; the answer is in `replies` under the returned id."""
         request_id = next(self._ids)
         self.emit(kind, request_id=request_id, **fields)
         return request_id

@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from tests.control.fake_hub import give_way
+from tests.control.fake_hub import give_way, workload
 from tests.control.test_publisher import route
 from tests.control.test_telemetry import CART, WEB, edge
 from tulle.control.app import make_app
@@ -146,6 +146,38 @@ def test_reports_become_edges_rows_and_gauges(shop):
     assert (row["name"], row["route"]) == ("shop/cart", "shop/cart-route")
     proxy = shop.api("GET", "/tulle/v1/proxies/shop/web-1").json()
     assert (proxy["rss_bytes"], proxy["cpu_s"], proxy["pid"]) == (12_000_000, 0.5, 4242)
+
+
+def test_a_last_report_is_counted_and_answered(shop):
+    web = shop.connect("web-1", "web")
+    shop.hub.say(web, "report", report=report(edge(50)) | {"epoch": "b"})
+    body = {"workload": workload("web-1", "web"), "report": report(edge(3))}
+    told = [shop.hub.ask("last_report", identity=WEB, body=body) for _ in range(2)]
+    shop.settle()
+
+    assert [shop.hub.replies[one] for one in told] == [(200, {}), (200, {})]
+    (row,) = shop.api("GET", "/tulle/v1/edges").json()["edges"]
+    assert row["requests"] == 53
+
+
+@pytest.mark.parametrize(
+    ("identity", "body"),
+    [
+        (CART, {"workload": workload("web-1", "web"), "report": report()}),
+        (CART, {"workload": workload("web-1", "cart"), "report": report()}),
+        (WEB, {"workload": workload("web-1", "web"), "report": {"edges": "none"}}),
+        (WEB, {"workload": workload("web-1", "web")}),
+        (WEB, {"report": report()}),
+    ],
+    ids=["of another", "name of another", "malformed", "none", "of nobody"],
+)
+def test_a_last_report_that_is_not_of_its_sender_or_malformed_is_refused(shop, identity, body):
+    shop.connect("web-1", "web")
+    told = shop.hub.ask("last_report", identity=identity, body=body)
+    shop.settle()
+
+    assert shop.hub.replies[told][0] == 400
+    assert shop.api("GET", "/tulle/v1/edges").json()["edges"] == []
 
 
 def test_a_malformed_report_costs_nothing_but_itself(shop):

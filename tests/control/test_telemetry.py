@@ -2,7 +2,7 @@
 
 import pytest
 
-from tulle.control.telemetry import Telemetry, parse_report
+from tulle.control.telemetry import EARLIER_MAX, Telemetry, parse_report
 from tulle.control.traffic import edges, stat
 
 WEB = "spiffe://tulle.local/ns/shop/sa/web"
@@ -68,6 +68,53 @@ def test_totals_add_up_over_a_restart_of_the_sidecar():
     (row,) = edges(telemetry.series(3.0), None)
 
     assert (row["requests"], row["bytes_in"], row["bytes_out"]) == (8, 80, 160)
+
+
+def requests(telemetry):
+    """All that was counted."""
+    return sum(row["requests"] for row in edges(telemetry.series(9.0), None))
+
+
+def test_the_last_word_of_a_succeeded_process_counts_once():
+    telemetry = make()
+    telemetry.take("shop/web-1", report(edge(5), epoch="a"), now=1.0)
+    telemetry.take("shop/web-1", report(edge(2), epoch="b"), now=2.0)
+    for _ in range(2):
+        last = report(edge(8), edge(1, code="500"), epoch="a")
+        telemetry.take_last("shop/web-1", last, now=3.0)
+    telemetry.take("shop/web-1", report(edge(3), epoch="b"), now=4.0)
+
+    assert requests(telemetry) == 8 + 1 + 3
+
+
+def test_a_last_word_may_come_before_the_first_of_the_successor():
+    telemetry = make()
+    telemetry.take("shop/web-1", report(edge(5), epoch="a"), now=1.0)
+    telemetry.take_last("shop/web-1", report(edge(8), epoch="a"), now=2.0)
+    telemetry.take("shop/web-1", report(edge(2), epoch="b"), now=3.0)
+    telemetry.take_last("shop/web-1", report(edge(8), epoch="a"), now=4.0)
+
+    assert requests(telemetry) == 8 + 2
+
+
+def test_a_control_plane_that_forgot_a_process_counts_all_of_its_last_word():
+    telemetry = make()
+    telemetry.take("shop/web-1", report(edge(2), epoch="b"), now=1.0)
+    for _ in range(2):
+        telemetry.take_last("shop/web-1", report(edge(8), epoch="a"), now=2.0)
+
+    assert requests(telemetry) == 8 + 2
+
+
+def test_so_many_epochs_have_a_last_word_and_the_ones_before_do_not():
+    telemetry = make()
+    for epoch in range(EARLIER_MAX + 2):
+        telemetry.take("shop/web-1", report(edge(1), epoch=epoch), now=1.0)
+    counted = requests(telemetry)
+    telemetry.take_last("shop/web-1", report(edge(5), epoch=0), now=2.0)
+    assert requests(telemetry) == counted
+    telemetry.take_last("shop/web-1", report(edge(5), epoch=1), now=2.0)
+    assert requests(telemetry) == counted + 4
 
 
 def test_the_rate_is_over_the_last_ten_seconds():

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.e2e
 
 RATE = 1000
 SECONDS = 4.0
+HELD = 8
+"""Requests that the old process answers when it has no stream to the control plane any more."""
+
 DRAIN_SECONDS = 3
 """How long an old process may wait for what is open."""
 
@@ -63,20 +66,51 @@ def test_an_upgrade_under_load_fails_no_request(pair: Namespace, name: str) -> N
     get(web.proxy, "http://cart/")
 
     begun = threading.Event()
-    with ThreadPoolExecutor() as threads:
+    app = pair.workloads["cart-1"].app_address
+    with ThreadPoolExecutor(HELD + 1) as threads:
+        held = [threads.submit(get, web.proxy, "http://cart/do/hold") for _ in range(HELD)]
+        eventually(lambda: arrived(app) == HELD, "the application has them")
         load = threads.submit(at_rate, web.proxy, "http://cart/", RATE, SECONDS, begun.set)
         begun.wait(SECONDS)
         first = pair.upgrade(upgraded)
+        new = upgraded.sidecar.pid
+        eventually(
+            lambda: pair.proxy(name)["pid"] == new, "the control plane knows the new process"
+        )
+        # From here on the old one has no stream to report on.
+        assert first.running
+        get(app, "/do/become?read=1")
+        assert {one.result().status for one in held} == {200}
         result = load.result()
 
     assert result.outcomes == {"200": RATE * SECONDS}, web.access_log()[:5]
     assert first.wait() == 0, first.output
     assert '"event":"handed-over"' in first.output
-    new = upgraded.sidecar.pid
-    eventually(lambda: pair.proxy(name)["pid"] == new, "the control plane knows the new process")
+    # Whatever is counted twice, or late, is so when one more has arrived.
+    get(web.proxy, "http://cart/")
+    sent = 1 + HELD + RATE * int(SECONDS) + 1
+    eventually(lambda: max(counted(pair)) >= sent, "the last request is counted")
+    eventually(lambda: min(counted(pair)) >= sent, "both sides have counted it")
+    assert counted(pair) == (sent, sent)
     assert pair.endpoints("cart") == ["cart-1"]
     known = json.loads((upgraded.folder / "state" / "sidecar.json").read_text())
     assert known == {"pid": upgraded.sidecar.pid, "addresses": upgraded.addresses}
+
+
+def arrived(app: str) -> int:
+    """Return how many requests the application holds."""
+    paths: dict[str, int] = get(app, "/do/told").json()["paths"]
+    return paths.get("/do/hold", 0)
+
+
+def counted(pair: Namespace) -> tuple[int, int]:
+    """Return how many requests of `web` its sidecar has reported, and how many that of `cart-1`."""
+    sides = []
+    for by, one in (("service", "cart"), ("workload", "cart-1")):
+        path = f"/tulle/v1/stat?by={by}&namespace={pair.name}"
+        rows = pair.mesh.plane.call("GET", path)["rows"]
+        sides.append(sum(row["requests"] for row in rows if row["name"] == f"{pair.name}/{one}"))
+    return sides[0], sides[1]
 
 
 def test_two_upgrades_in_a_row_change_no_address(pair: Namespace) -> None:

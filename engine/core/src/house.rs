@@ -58,6 +58,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, house: House) {
         outgoing,
     } = house;
     let held = RefCell::new(held);
+    let settings = control.as_ref().map(|(settings, _)| settings.clone());
     let released = watch::Sender::new(false);
     let administrate = async {
         if let Ok(listener) = tokio::net::TcpListener::from_std(admin) {
@@ -90,6 +91,8 @@ pub(crate) async fn keep(shared: Arc<Shared>, house: House) {
             () = turns_true(&shared.draining) => drain(&shared, &held).await,
             successor = successor(&shared, &held) => {
                 hand_over(&shared, &held, successor, &released).await;
+                report_rest(&shared, settings.as_ref()).await;
+                drained(&shared);
             }
         }
     };
@@ -165,7 +168,19 @@ async fn hand_over(
     successor.release().await;
     all_closed(open, now + ANNOUNCE_MAX.min(left / 2)).await;
     close(shared, Closing::All, open, now + left).await;
-    drained(shared);
+}
+
+/// Tell the control plane what was answered after the stream was given up. Not by way of the
+/// successor, which may have ended, or given way to another one.
+async fn report_rest(shared: &Shared, settings: Option<&ControlSettings>) {
+    let Some((settings, identity)) = settings.zip(shared.identity()) else {
+        return;
+    };
+    let workload = shared.description.get();
+    let body = json!({"workload": workload, "report": shared.make_report()});
+    if let Err(error) = control::report_rest(settings, &identity, &body).await {
+        shared.event(json!({"event": "refused", "name": "report", "error": error}));
+    }
 }
 
 /// Let new requests run out, close, and wait for the open ones. What comes in ends first; what the

@@ -38,7 +38,7 @@ class HubEvent:
     """One thing a sidecar did, as the hub tells it."""
 
     kind: str
-    """join, renew, connected, disconnected, status, subscribed, unsubscribed, ack, nack,
+    """join, renew, last_report, connected, disconnected, status, subscribed, unsubscribed, ack, nack,
     report, tap or resolved."""
 
     body: dict[str, Any]
@@ -73,7 +73,7 @@ class Hub(Protocol):
         ...
 
     def reply(self, request_id: int, status: int, body: bytes) -> bool:
-        """Answer a join or renew; False when it does not wait any more."""
+        """Answer a join, renew or last_report; False when it does not wait any more."""
         ...
 
     def send(self, peer: int, kind: Command, body: bytes) -> bool:

@@ -8,6 +8,7 @@ follows from it before anyone hears that it was made.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -17,13 +18,13 @@ from tulle.compiler.compile import compile_trust
 from tulle.control.admission import Admission
 from tulle.control.conditions import Conditions
 from tulle.control.leases import Leases
-from tulle.control.peers import Peer, Peers, check_owner, parse_hello
+from tulle.control.peers import Peer, Peers, check_owner, parse_hello, parse_workload
 from tulle.control.publisher import Publisher
 from tulle.control.resolve import Resolver
 from tulle.control.tap import Taps
 from tulle.control.telemetry import Telemetry, parse_report
 from tulle.control.workloads import Workloads, timestamp
-from tulle.errors import StoreError, TulleError
+from tulle.errors import NotPermitted, StoreError, TulleError
 from tulle.identity.authority import CertificateAuthority
 from tulle.identity.spiffe import SpiffeId
 from tulle.identity.tokens import JoinTokens
@@ -95,6 +96,7 @@ class ControlPlane:
             "ack": self._ack,
             "nack": self._nack,
             "report": self._report,
+            "last_report": self._last_report,
             "tap": self._tap,
             "resolved": self._resolved,
         }
@@ -254,6 +256,24 @@ class ControlPlane:
             log.warning("a report of %s is ignored: %s", peer.workload.key, error)
         else:
             self.telemetry.take(peer.workload.key, report, self.clock.monotonic())
+
+    def _last_report(self, body: dict[str, Any]) -> None:
+        """Count what a sidecar answered while its successor had the stream; tell it so."""
+        said = body["body"]
+        try:
+            workload = parse_workload(said.get("workload"))
+            check_owner(workload, SpiffeId.parse(body["identity"]))
+            peer = self.peers.of(workload.key)
+            if peer is not None and peer.identity != body["identity"]:
+                raise NotPermitted(f"{workload.key} is of {peer.identity}")
+            report = parse_report(said.get("report"))
+        except (TulleError, ValueError) as error:
+            log.warning("a last report of %s is refused: %s", body["identity"], error)
+            answer = json.dumps({"error": str(error)}).encode()
+            self._hub.reply(body["request_id"], 400, answer)
+        else:
+            self.telemetry.take_last(workload.key, report, self.clock.monotonic())
+            self._hub.reply(body["request_id"], 200, b"{}")
 
     def _tap(self, body: dict[str, Any]) -> None:
         tap_filter = self.taps.filter(body["id"])

@@ -3,7 +3,8 @@
 A sidecar reports cumulative series since its *epoch* (its start). Only the last
 report of each workload counts; when a new epoch begins, the last report of the
 old one is added to that workload's base. So a total never falls, and a report
-that is lost or repeated changes nothing.
+that is lost or repeated changes nothing. A process that was succeeded reports once
+more when it has ended: the base gets what it counted since it was added.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple
 
 WINDOW_S = 10.0
 """Rates are over this time; reports come each second, so it holds about ten of them."""
+
+EARLIER_MAX = 4
+"""Epochs of a workload that may still have a last word: each is an upgrade that drains."""
 
 
 class SeriesKey(NamedTuple):
@@ -54,6 +58,16 @@ class Totals:
         self.bytes_out += other.bytes_out
         for upper, count in other.latency_us.items():
             self.latency_us[upper] += count
+
+    def since(self, before: Totals) -> Totals:
+        """Return what was counted after *before*, of the same series."""
+        return Totals(
+            self.requests - before.requests,
+            self.retries - before.retries,
+            self.bytes_in - before.bytes_in,
+            self.bytes_out - before.bytes_out,
+            self.latency_us - before.latency_us,
+        )
 
     def quantile_ms(self, share: float) -> float | None:
         """Upper bound of the bucket that *share* of the requests fall in; None without any."""
@@ -137,6 +151,8 @@ class Reporter:
 
     base: dict[SeriesKey, Totals] = field(default_factory=dict)
     last: Report | None = None
+    earlier: dict[str, dict[SeriesKey, Totals]] = field(default_factory=dict)
+    """What the base has of each of the last epochs, oldest first."""
     samples: deque[tuple[float, dict[SeriesKey, int]]] = field(default_factory=deque)
     """Requests by series at each report of the window, oldest first; one may be older."""
 
@@ -185,6 +201,17 @@ class Telemetry:
         while len(reporter.samples) > 2 and reporter.samples[1][0] <= now - WINDOW_S:
             reporter.samples.popleft()
 
+    def take_last(self, workload: str, report: Report, now: float) -> None:
+        """Count what *report*, the last word of its epoch, has more than the one before."""
+        reporter = self._reporters.get(workload)
+        if reporter is None or reporter.last is None or reporter.last.epoch == report.epoch:
+            self.take(workload, report, now)
+            return
+        if report.epoch not in reporter.earlier and len(reporter.earlier) >= EARLIER_MAX:
+            # It may be in the base already: better too little than twice.
+            return
+        self._fold(reporter, self._bounded(reporter, report))
+
     def gauges(self, workload: str) -> ProcessGauges | None:
         """How the sidecar's process was at its last report; None before the first."""
         reporter = self._reporters.get(workload)
@@ -202,9 +229,18 @@ class Telemetry:
         last = reporter.last
         if last is None or last.epoch == report.epoch:
             return
-        for key, totals in last.series.items():
-            reporter.base.setdefault(key, Totals()).add(totals)
+        self._fold(reporter, last)
         reporter.last = None
+
+    def _fold(self, reporter: Reporter, report: Report) -> None:
+        """Add to the base what it does not have yet of the report's epoch."""
+        known = reporter.earlier.get(report.epoch, {})
+        for key, totals in report.series.items():
+            more = totals.since(known[key]) if key in known else totals
+            reporter.base.setdefault(key, Totals()).add(more)
+        reporter.earlier[report.epoch] = {**known, **report.series}
+        if len(reporter.earlier) > EARLIER_MAX:
+            del reporter.earlier[next(iter(reporter.earlier))]
 
     def _bounded(self, reporter: Reporter, report: Report) -> Report:
         """Return *report* without the new series that would pass the bound."""

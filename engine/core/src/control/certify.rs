@@ -110,7 +110,8 @@ pub(super) async fn certify(
     Ok((pem, identity))
 }
 
-fn refusal(status: StatusCode, reply: &[u8]) -> Refused {
+/// What an answer other than the wanted one says.
+pub(super) fn refusal(status: StatusCode, reply: &[u8]) -> Refused {
     let why = serde_json::from_slice::<Value>(reply)
         .ok()
         .and_then(|reply| reply["error"].as_str().map(str::to_owned))

@@ -20,6 +20,7 @@ mod join;
 mod keyring;
 mod link;
 mod renew;
+mod rest;
 mod stream;
 #[cfg(test)]
 pub(crate) mod test_dir;
@@ -33,6 +34,7 @@ use tokio::task::LocalSet;
 
 pub use host::{Host, Outgoing};
 pub use join::{Joined, certified, join};
+pub use rest::report_rest;
 
 use crate::tls::{Identity, SpiffeId, TlsError};
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::control::frame::MAX_FRAME_BYTES;
+
 /// What the hub accepts before it refuses, waits or drops. Tests build smaller ones.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -20,7 +22,9 @@ pub struct Limits {
     pub body_wait: Duration,
     /// Body bytes of a join or renewal: a signing request and some labels.
     pub body_bytes: usize,
-    /// Joins and renewals waiting for Python.
+    /// Body bytes of a report outside of a stream: as many as a frame of one may have.
+    pub report_bytes: usize,
+    /// Joins, renewals and such reports waiting for Python.
     pub requests_waiting: usize,
     /// How long one of them waits before it is answered 503.
     pub reply_wait: Duration,
@@ -50,6 +54,7 @@ impl Default for Limits {
             idle: Duration::from_secs(60),
             body_wait: Duration::from_secs(10),
             body_bytes: 64 * 1024,
+            report_bytes: MAX_FRAME_BYTES,
             requests_waiting: 1024,
             reply_wait: Duration::from_secs(10),
             subscriptions_per_peer: 4096,

@@ -138,7 +138,7 @@ impl Hub {
         self.state.events.pop(timeout)
     }
 
-    /// Answer a join or renewal. False when it does not wait any more.
+    /// Answer a join, a renewal or a last report. False when it does not wait any more.
     pub fn reply(&self, request: u64, status: u16, body: Vec<u8>) -> bool {
         let body = Bytes::from(body);
         self.state.reply(request, Reply { status, body })

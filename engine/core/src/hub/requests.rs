@@ -1,4 +1,4 @@
-//! The HTTP face of the port: two requests Python answers, and the stream.
+//! The HTTP face of the port: the requests Python answers, and the stream.
 
 use std::cell::{Cell, OnceCell};
 use std::convert::Infallible;
@@ -52,7 +52,10 @@ type Refused = (StatusCode, String);
 
 async fn route(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let path = request.uri().path().to_owned();
-    if !matches!(&*path, "/v1/join" | "/v1/renew" | "/v1/stream") {
+    if !matches!(
+        &*path,
+        "/v1/join" | "/v1/renew" | "/v1/report" | "/v1/stream"
+    ) {
         let why = format!("no such path: {path:?}");
         return Err((StatusCode::NOT_FOUND, why));
     }
@@ -67,9 +70,11 @@ async fn route(client: Rc<Client>, request: Request<Incoming>) -> Result<Respons
         let why = format!("{path} needs a client certificate");
         return Err((StatusCode::UNAUTHORIZED, why));
     };
-    if path == "/v1/renew" {
-        let identity = peer.id.as_str();
-        return ask(&client.state, "renew", Some(identity), request).await;
+    let identity = Some(peer.id.as_str());
+    match &*path {
+        "/v1/renew" => return ask(&client.state, "renew", identity, request).await,
+        "/v1/report" => return ask(&client.state, "last_report", identity, request).await,
+        _ => {}
     }
     if client.stream.get().is_some() {
         let why = "this connection has had its stream".to_owned();
@@ -87,7 +92,11 @@ async fn ask(
     identity: Option<&str>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refused> {
-    let body = read_json(state, request.into_body()).await?;
+    let bytes_max = match kind {
+        "last_report" => state.limits.report_bytes,
+        _ => state.limits.body_bytes,
+    };
+    let body = read_json(state, request.into_body(), bytes_max).await?;
     let mut waiting = state.wait_for_reply().ok_or_else(|| busy(state))?;
     let room = state.events.room_now(None).ok_or_else(|| busy(state))?;
     let mut asked = json!({"request_id": waiting.id, "body": body});
@@ -104,16 +113,13 @@ async fn ask(
     }
 }
 
-async fn read_json(state: &State, body: Incoming) -> Result<Value, Refused> {
+async fn read_json(state: &State, body: Incoming, bytes_max: usize) -> Result<Value, Refused> {
     let limits = &state.limits;
-    let collected = timeout(
-        limits.body_wait,
-        Limited::new(body, limits.body_bytes).collect(),
-    );
+    let collected = timeout(limits.body_wait, Limited::new(body, bytes_max).collect());
     let bytes = match collected.await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let why = format!("body too large; at most {} bytes", limits.body_bytes);
+            let why = format!("body too large; at most {bytes_max} bytes");
             return Err((StatusCode::PAYLOAD_TOO_LARGE, why));
         }
         Ok(Err(error)) => return Err((StatusCode::BAD_REQUEST, format!("body: {error}"))),

@@ -15,7 +15,7 @@ use super::events::{Event, Events};
 use super::limits::Limits;
 use crate::tls::Roots;
 
-/// What Python answers to a join or a renewal.
+/// What Python answers to a join, a renewal or a last report.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
@@ -33,7 +33,7 @@ pub(super) struct Counters {
     pub(super) failed_handshakes: AtomicU64,
     /// Subscriptions to another workload's record.
     pub(super) refused_subscriptions: AtomicU64,
-    /// Joins and renewals answered 503.
+    /// Joins, renewals and last reports answered 503.
     pub(super) refused_requests: AtomicU64,
     pub(super) published: AtomicU64,
 }

@@ -54,11 +54,27 @@ async fn python_knows_who_renews_and_may_refuse() {
     );
 }
 
+/// A report is large, and the last one of a process is not said on a stream.
+#[tokio::test]
+async fn python_counts_a_last_report_up_to_the_size_of_a_frame() {
+    let mesh = Mesh::new();
+    let mut client = mesh.dial_as(CART).await;
+    let bytes_max = Limits::default().report_bytes;
+    let body = |bytes: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - r#"{"a":""}"#.len()));
+    let (largest, larger) = (body(bytes_max), body(bytes_max + 1));
+    assert_eq!(post(&mut client, "/v1/report", &larger).await.0, 413);
+    let told = tokio::spawn(async move { post(&mut client, "/v1/report", &largest).await });
+    let asked = mesh.event("last_report").await;
+    assert_eq!(asked["identity"], CART);
+    assert!(mesh.hub.reply(id(&asked), 200, b"{}".to_vec()));
+    assert_eq!(told.await.expect("no panic"), (200, json!({})));
+}
+
 #[tokio::test]
 async fn renewals_and_streams_need_a_certificate() {
     let mesh = Mesh::new();
     let mut client = stranger(&mesh).await;
-    for path in ["/v1/renew", "/v1/stream"] {
+    for path in ["/v1/renew", "/v1/report", "/v1/stream"] {
         let wanted = json!({"error": format!("{path} needs a client certificate")});
         assert_eq!(post(&mut client, path, "{}").await, (401, wanted));
     }
