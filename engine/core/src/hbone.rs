@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, Request, Response};
 use crate::error::{Error, Reason};
 use crate::inbound::{App, Caller};
 use crate::join::{IDLE_TIME, Side, Tunnel, join};
-use crate::listen::{CONNECTIONS_MAX, Closing, HANDSHAKE_TIME, Open, closed};
+use crate::listen::{Closing, HANDSHAKE_TIME, Open, closed};
 use crate::record::Protocol;
 use crate::respond::{REASON_HEADER, status};
 use crate::serve::{self, Way};
@@ -218,7 +218,9 @@ impl Asked<'_> {
             let detail = format!("{} is not served here", request.uri());
             return Err(Error::new(Reason::UnknownPort, detail));
         }
-        if worker.shared.metrics.connections.load(Relaxed) > CONNECTIONS_MAX {
+        let most = worker.shared.connections_max();
+        // The tunnel itself is counted already, but has no file yet.
+        if worker.shared.metrics.connections.load(Relaxed) > most || !worker.shared.has_file() {
             return Err(Error::new(Reason::PendingLimit, "too many connections"));
         }
         if !worker.shared.has_inbound.load(Relaxed) {

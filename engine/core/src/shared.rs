@@ -1,6 +1,7 @@
 //! What all threads of a sidecar share: records in force, identity, counters, events.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::watch;
 
@@ -180,6 +182,12 @@ impl Shared {
     /// How many connections there may be, if nothing else needs the files.
     pub(crate) fn connections_max(&self) -> i64 {
         CONNECTIONS_MAX.min(self.clients_end.into())
+    }
+
+    /// Whether the next file to be opened would still be one of those for clients.
+    pub(crate) fn has_file(&self) -> bool {
+        Socket::new(Domain::UNIX, Type::STREAM, None)
+            .is_ok_and(|next| next.as_raw_fd() < self.clients_end)
     }
 
     fn tell_limits(&self) {

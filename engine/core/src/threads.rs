@@ -24,8 +24,8 @@ use crate::http1::buffer;
 
 /// Most workloads of a process: each takes some ten file descriptors.
 pub const WORKLOADS_MAX: usize = 256;
-/// The share of a process' open files, percent, that leaves room for its clients. The rest is for
-/// what serves them: endpoints, pipes, the control plane, admin, the disk.
+/// The share of a process' open files, percent, that leaves room for its clients and their tunnels.
+/// The rest is for what serves them: endpoints, pipes, the control plane, admin, the disk.
 const CLIENTS_SHARE: u64 = 75;
 /// Stack of a thread of ours; requests live on the heap.
 const STACK_BYTES: usize = 512 * 1024;
