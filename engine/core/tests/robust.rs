@@ -1,6 +1,8 @@
 //! Peers that misbehave: what is still answered, and what no answer is made of.
 
 mod loopback;
+#[path = "robust/streams.rs"]
+mod streams;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

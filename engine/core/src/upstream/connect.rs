@@ -89,6 +89,33 @@ impl Drop for ConnectionPermit {
     }
 }
 
+/// A place among those that wait for a connection to a service; given back when dropped.
+#[derive(Debug)]
+pub struct PendingPermit(Arc<Service>);
+
+impl PendingPermit {
+    /// Take a place, at most `limits.pending` at once.
+    ///
+    /// # Errors
+    /// [`Reason::PendingLimit`] when all are taken.
+    pub fn take(service: &Arc<Service>, limits: &Limits) -> Result<PendingPermit, Error> {
+        if try_take(&service.load.pending, limits.pending) {
+            return Ok(PendingPermit(Arc::clone(service)));
+        }
+        let detail = format!(
+            "{} requests wait for a connection to {}",
+            limits.pending, service.key
+        );
+        Err(Error::new(Reason::PendingLimit, detail))
+    }
+}
+
+impl Drop for PendingPermit {
+    fn drop(&mut self) {
+        self.0.load.pending.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Connect to `target`.
 ///
 /// # Errors

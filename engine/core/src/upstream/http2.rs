@@ -1,98 +1,169 @@
-//! One HTTP/2 connection per endpoint and thread, shared by all its requests.
+//! The HTTP/2 connections of a thread: one per endpoint is shared by all its requests, and a further
+//! one is opened when its streams are used up.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::StatusCode;
-use tokio::sync::Mutex;
+use tokio::sync::Notify;
 
 use super::Target;
-use super::connect::{Alpn, ConnectionPermit, connect};
+use super::connect::{Alpn, ConnectionPermit, PendingPermit, connect};
 use super::pool::{IDLE_TIME, Key};
 use crate::error::{Error, Reason};
 use crate::fields::Name;
 use crate::head::{Length, RequestHead, ResponseHead};
 use crate::http1::HEAD_MAX;
 use crate::http2::keepalive::KeepAlive;
-use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, Stream, heads};
-use crate::timer::{Deadline, micros, now_us};
+use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, Stream, heads};
+use crate::timer::{Deadline, micros, now_us, within};
 use crate::worker::Worker;
 
+/// Most connections of a thread to one endpoint: a peer that takes few streams at once has several.
+pub const CONNECTIONS_MAX: usize = 16;
+/// How many streams a connection takes until its peer has said it: more than any can say.
+const UNSETTLED: usize = usize::MAX - 1;
 /// Time between pings while requests are open.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Time between looks whether the settings of a new connection have come.
 const SETTINGS_LOOK: Duration = Duration::from_millis(5);
 
-type Slot = Rc<Mutex<Held>>;
-
-/// What is held for one endpoint.
+/// The connections of a thread to one endpoint.
 #[derive(Debug, Default)]
-struct Held {
-    shared: Option<Shared>,
+struct Slot {
+    connections: RefCell<Vec<Rc<Connection>>>,
+    /// One is being opened: they are opened one after the other.
+    opening: Cell<bool>,
     /// How the last attempt to connect failed, and when: who waited for it shares its end, or
     /// all would wait for one connection after the other.
-    failed: Option<(u64, Reason, String)>,
+    failed: RefCell<Option<(u64, Reason, String)>>,
+    freed: Rc<Notify>,
 }
 
+/// What its task and its requests know of a connection.
 #[derive(Debug)]
-struct Shared {
+struct Connection {
     sender: SendRequest<Bytes>,
-    life: Rc<Life>,
-    expires_us: Option<u64>,
-    used_us: u64,
-}
-
-/// What a connection's task and its requests know of each other.
-#[derive(Debug)]
-struct Life {
     /// When it was opened.
     since_us: u64,
+    expires_us: Option<u64>,
+    /// When a stream last began or ended.
+    used_us: Cell<u64>,
     closed: Cell<bool>,
-    streams: Cell<u32>,
+    streams: Cell<usize>,
+    /// Most streams at once, as the peer has said; `None`: it has said nothing yet.
+    streams_max: Cell<Option<usize>>,
+    /// Tells those who wait for a stream to the endpoint.
+    freed: Rc<Notify>,
 }
 
-/// Counts a stream while it is open.
-#[derive(Debug)]
-struct Counted(Rc<Life>);
+impl Connection {
+    fn is_usable(&self, now_us: u64) -> bool {
+        !self.closed.get() && self.expires_us.is_none_or(|end| now_us < end)
+    }
 
-impl Counted {
-    fn begin(life: &Rc<Life>) -> Counted {
-        life.streams.set(life.streams.get() + 1);
-        Counted(Rc::clone(life))
+    /// The first stream goes ahead of the peer's settings.
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.streams_max.get().unwrap_or(1)
+    }
+
+    /// The peer has said that it takes no more streams.
+    fn is_left(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        matches!(self.sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    fn learn(&self, announced: usize) {
+        let most = (announced != UNSETTLED).then(|| announced.min(STREAMS_MAX as usize));
+        if self.streams_max.replace(most) != most {
+            self.freed.notify_waiters();
+        }
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        self.freed.notify_waiters();
     }
 }
 
-impl Drop for Counted {
+/// A stream on a connection; given back when dropped.
+#[derive(Debug)]
+struct Lease(Rc<Connection>);
+
+impl Lease {
+    fn take(connection: &Rc<Connection>) -> Lease {
+        connection.streams.set(connection.streams.get() + 1);
+        connection.used_us.set(now_us());
+        Lease(Rc::clone(connection))
+    }
+}
+
+impl Drop for Lease {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
+        self.0.used_us.set(now_us());
+        self.0.freed.notify_one();
+    }
+}
+
+/// What a look at an endpoint's connections finds.
+enum Look {
+    Room(Lease),
+    /// A connection is being opened, or its peer has yet to say how many streams it takes.
+    Soon,
+    /// All are full, and there may be a further one.
+    Few,
+    /// All are full.
+    Full,
+}
+
+impl Slot {
+    fn look(&self) -> Look {
+        let now = now_us();
+        let mut connections = self.connections.borrow_mut();
+        let has_room = |one: &&Rc<Connection>| one.is_usable(now) && one.has_room();
+        if let Some(connection) = connections.iter().find(has_room) {
+            return Look::Room(Lease::take(connection));
+        }
+        connections.retain(|one| one.is_usable(now) && !one.is_left());
+        let is_new = |one: &Rc<Connection>| one.streams_max.get().is_none();
+        if self.opening.get() || connections.iter().any(is_new) {
+            Look::Soon
+        } else if connections.len() < CONNECTIONS_MAX {
+            Look::Few
+        } else {
+            Look::Full
+        }
     }
 }
 
 /// The HTTP/2 connections of a thread.
 #[derive(Debug, Default)]
-pub struct Connections(RefCell<HashMap<Key, Slot, ahash::RandomState>>);
+pub struct Connections(RefCell<HashMap<Key, Rc<Slot>, ahash::RandomState>>);
 
 impl Connections {
-    fn slot(&self, key: Key) -> Slot {
+    fn slot(&self, key: Key) -> Rc<Slot> {
         Rc::clone(self.0.borrow_mut().entry(key).or_default())
     }
 
-    /// Forget connections that are closed, or that no request was sent on for [`IDLE_TIME`]:
-    /// such a one ends with its last stream.
+    /// Forget connections that are closed or ran out, which end with their last stream, and those
+    /// that had none for [`IDLE_TIME`].
     pub fn sweep(&self) {
-        let oldest = now_us().saturating_sub(micros(IDLE_TIME));
+        let now = now_us();
+        let oldest = now.saturating_sub(micros(IDLE_TIME));
         self.0.borrow_mut().retain(|_, slot| {
-            slot.try_lock().map_or(true, |held| {
-                held.shared
-                    .as_ref()
-                    .is_some_and(|shared| !shared.life.closed.get() && shared.used_us > oldest)
-            })
+            let mut connections = slot.connections.borrow_mut();
+            connections.retain(|one| {
+                let is_used = one.streams.get() > 0 || one.used_us.get() > oldest;
+                one.is_usable(now) && is_used
+            });
+            !connections.is_empty() || Rc::strong_count(slot) > 1
         });
     }
 }
@@ -102,15 +173,15 @@ impl Connections {
 pub struct OnStream {
     response: ResponseFuture,
     switch: Option<Box<heads::Switch>>,
-    _counted: Counted,
+    _lease: Lease,
     /// What goes and comes.
     pub stream: Stream,
 }
 
-/// Begin a request on the connection to `target`, opening it if need be.
+/// Begin a request on a connection to `target`, opening one if need be.
 ///
 /// # Errors
-/// As [`connect`], or that the request did not leave.
+/// As [`connect`], that no stream became free, or that the request did not leave.
 pub async fn begin(
     worker: &Rc<Worker>,
     target: &Target,
@@ -119,18 +190,18 @@ pub async fn begin(
 ) -> Result<OnStream, Error> {
     let slot = worker.http2.slot(Key::of(target));
     loop {
-        let (sender, life, fresh) = sender(worker, target, &slot).await?;
-        let mut sender = match sender.ready().await {
+        let (lease, fresh) = lease(worker, target, &slot).await?;
+        let mut sender = match lease.0.sender.clone().ready().await {
             Ok(sender) => sender,
             // The peer has said that it leaves, or is gone: its streams may go on for long.
             Err(_) if !fresh => {
-                life.closed.set(true);
+                lease.0.close();
                 continue;
             }
             Err(error) => return Err(Error::new(Reason::Unsent, error.to_string())),
         };
         if switch.is_some() {
-            may_switch(&sender, &life, target).await?;
+            may_switch(&lease.0, target).await?;
         }
         let request = heads::to_request(head, switch, &target.address.to_string());
         let ended = head.length == Length::None && switch.is_none();
@@ -143,25 +214,21 @@ pub async fn begin(
                 return Ok(OnStream {
                     response,
                     switch: heads::Switch::of(head).map(Box::new),
-                    _counted: Counted::begin(&life),
+                    _lease: lease,
                     stream,
                 });
             }
             Err(error) if fresh || error.is_reset() => return Err(lost(&error)),
-            Err(_) => life.closed.set(true),
+            Err(_) => lease.0.close(),
         }
     }
 }
 
 /// Wait until the peer has said that it takes an extended CONNECT; a new connection has yet to
 /// hear of it (RFC 8441 §3).
-async fn may_switch(
-    sender: &SendRequest<Bytes>,
-    life: &Life,
-    target: &Target,
-) -> Result<(), Error> {
-    let end_us = life.since_us + micros(target.connect_timeout);
-    while !sender.is_extended_connect_protocol_enabled() {
+async fn may_switch(connection: &Connection, target: &Target) -> Result<(), Error> {
+    let end_us = connection.since_us + micros(target.connect_timeout);
+    while !connection.sender.is_extended_connect_protocol_enabled() {
         if now_us() >= end_us {
             let detail = "a service on HTTP/2 that cannot switch protocols";
             return Err(Error::new(Reason::BadRequest, detail));
@@ -214,82 +281,161 @@ fn lost(error: &h2::Error) -> Error {
     Error::new(reason, error.to_string())
 }
 
-/// The sender of the slot's connection; `true`: it was opened just now.
-async fn sender(
-    worker: &Rc<Worker>,
-    target: &Target,
-    slot: &Slot,
-) -> Result<(SendRequest<Bytes>, Rc<Life>, bool), Error> {
-    let asked_us = now_us();
-    let mut held = slot.lock().await;
-    if let Some(shared) = &mut held.shared
-        && !shared.life.closed.get()
-        && shared.expires_us.is_none_or(|end| asked_us < end)
-    {
-        shared.used_us = asked_us;
-        return Ok((shared.sender.clone(), Rc::clone(&shared.life), false));
+/// Where a request gets a stream.
+enum Place<'a> {
+    Open(Lease),
+    New(Opening<'a>, Option<ConnectionPermit>),
+}
+
+/// Held by who opens a connection.
+struct Opening<'a>(&'a Slot);
+
+impl<'a> Opening<'a> {
+    fn begin(slot: &'a Slot) -> Opening<'a> {
+        slot.opening.set(true);
+        Opening(slot)
     }
-    if let Some((failed_us, reason, detail)) = &held.failed
-        && *failed_us > asked_us
-    {
-        return Err(Error::new(*reason, detail.clone()));
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.opening.set(false);
+        self.0.freed.notify_waiters();
     }
-    held.shared = None;
-    match open(worker, target).await {
-        Ok(shared) => {
-            let (sender, life) = (shared.sender.clone(), Rc::clone(&shared.life));
-            *held = Held {
-                shared: Some(shared),
-                failed: None,
-            };
-            Ok((sender, life, true))
+}
+
+/// A stream to `target`; `true`: its connection was opened just now.
+async fn lease(worker: &Rc<Worker>, target: &Target, slot: &Slot) -> Result<(Lease, bool), Error> {
+    if let Look::Room(lease) = slot.look() {
+        return Ok((lease, false));
+    }
+    let found = within(target.connect_timeout, Box::pin(place(target, slot))).await;
+    let (opening, permit) = match found {
+        Some(Ok(Place::Open(lease))) => return Ok((lease, false)),
+        Some(Ok(Place::New(opening, permit))) => (opening, permit),
+        Some(Err(error)) => return Err(error),
+        None => {
+            let limit = target.connect_timeout.as_millis();
+            let detail = format!(
+                "no stream to {} became free within {limit} ms",
+                target.address
+            );
+            return Err(Error::new(Reason::PendingLimit, detail));
         }
-        Err(error) => {
-            held.failed = Some((now_us(), error.reason, error.detail.clone()));
-            Err(error)
+    };
+    let opened = open(worker, target, permit, &slot.freed).await;
+    let failed = opened.as_ref().err();
+    *opening.0.failed.borrow_mut() =
+        failed.map(|error| (now_us(), error.reason, error.detail.clone()));
+    let connection = opened?;
+    let lease = Lease::take(&connection);
+    slot.connections.borrow_mut().push(connection);
+    Ok((lease, true))
+}
+
+/// Wait for a stream, or until a further connection may be opened. Where the service's limits do
+/// not let it, one of at most `limits.pending` waits for a stream.
+async fn place<'a>(target: &Target, slot: &'a Slot) -> Result<Place<'a>, Error> {
+    let asked_us = now_us();
+    let (mut permit, mut pending) = (None, None);
+    loop {
+        let mut freed = std::pin::pin!(slot.freed.notified());
+        // Registered before the look around: whoever frees a stream tells those he knows of.
+        freed.as_mut().enable();
+        let look = slot.look();
+        let (is_soon, is_few) = (matches!(look, Look::Soon), matches!(look, Look::Few));
+        match look {
+            Look::Room(lease) => return Ok(Place::Open(lease)),
+            Look::Few => {
+                if let Some((failed_us, reason, detail)) = &*slot.failed.borrow()
+                    && *failed_us > asked_us
+                {
+                    return Err(Error::new(*reason, detail.clone()));
+                }
+                let taken = permit.take().map_or_else(|| permitted(target), Ok);
+                match taken {
+                    Ok(permit) => return Ok(Place::New(Opening::begin(slot), permit)),
+                    Err(error) if slot.connections.borrow().is_empty() => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            Look::Soon | Look::Full => permit = None,
+        }
+        if let (Some((service, limits)), false, None) = (&target.limits, is_soon, &pending) {
+            pending = Some(PendingPermit::take(service, limits)?);
+        }
+        tokio::select! {
+            () = freed => {}
+            // Who could not use a place leaves it to others.
+            () = place_freed(target), if is_few => permit = permitted(target).ok(),
         }
     }
 }
 
+/// When a place among the service's connections came free.
+async fn place_freed(target: &Target) {
+    match &target.limits {
+        Some((service, _)) => service.load.freed.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A place among the service's connections, where it counts them.
+fn permitted(target: &Target) -> Result<Option<ConnectionPermit>, Error> {
+    let limits = target.limits.as_ref();
+    limits
+        .map(|(service, limits)| ConnectionPermit::take(service, limits))
+        .transpose()
+}
+
 /// A new connection, driven by a task of its own.
-async fn open(worker: &Rc<Worker>, target: &Target) -> Result<Shared, Error> {
-    let permit = match &target.limits {
-        Some((service, limits)) => Some(ConnectionPermit::take(service, limits)?),
-        None => None,
-    };
+async fn open(
+    worker: &Rc<Worker>,
+    target: &Target,
+    permit: Option<ConnectionPermit>,
+    freed: &Rc<Notify>,
+) -> Result<Rc<Connection>, Error> {
     let connected = connect(worker, target, Alpn::Http2).await?;
-    let (sender, mut connection) = Builder::new()
+    let (sender, mut driven) = Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(UNSETTLED)
         .max_header_list_size(HEAD_MAX as u32)
         .max_send_buffer_size(STREAM_SEND_MAX)
         .enable_push(false)
         .handshake(connected.stream)
         .await
         .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
-    let life = Rc::new(Life {
+    let connection = Rc::new(Connection {
+        sender,
         since_us: now_us(),
+        expires_us: connected.expires_us,
+        used_us: Cell::new(now_us()),
         closed: Cell::new(false),
         streams: Cell::new(0),
+        streams_max: Cell::new(None),
+        freed: Rc::clone(freed),
     });
-    let lives = Rc::clone(&life);
+    // Not held by its own task, or it would never be let go of.
+    let known = Rc::downgrade(&connection);
     worker.spawn(async move {
-        let mut alive = KeepAlive::new(connection.ping_pong(), PING_INTERVAL);
+        let mut alive = KeepAlive::new(driven.ping_pong(), PING_INTERVAL);
         // Each stream learns of the connection's end by itself.
         std::future::poll_fn(|cx| {
-            if Pin::new(&mut connection).poll(cx).is_ready() {
+            if Pin::new(&mut driven).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            alive.poll(cx, lives.streams.get() > 0)
+            let known = known.upgrade();
+            if let Some(connection) = &known {
+                connection.learn(driven.max_concurrent_send_streams());
+            }
+            alive.poll(cx, known.is_some_and(|one| one.streams.get() > 0))
         })
         .await;
-        lives.closed.set(true);
+        if let Some(connection) = known.upgrade() {
+            connection.close();
+        }
         drop(permit);
     });
-    Ok(Shared {
-        sender,
-        life,
-        expires_us: connected.expires_us,
-        used_us: now_us(),
-    })
+    Ok(connection)
 }

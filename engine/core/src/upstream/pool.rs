@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Target;
-use super::connect::{Alpn, ConnectionPermit, connect};
+use super::connect::{Alpn, ConnectionPermit, PendingPermit, connect};
 use super::http1::Http1;
 use crate::error::{Error, Reason};
 use crate::plan::service::Service;
@@ -194,13 +194,7 @@ async fn wait(
     service: &Arc<Service>,
     limits: &Limits,
 ) -> Result<Place, Error> {
-    if !try_take(&service.load.pending, limits.pending) {
-        let detail = format!(
-            "{} requests wait for a connection to {}",
-            limits.pending, service.key
-        );
-        return Err(Error::new(Reason::PendingLimit, detail));
-    }
+    let _pending = PendingPermit::take(service, limits)?;
     let waiting = Waiting::begin(worker, service);
     let key = Key::of(target);
     let place = async {
@@ -236,7 +230,7 @@ async fn wait(
         })
 }
 
-/// Counts and lists a request that waits.
+/// Lists a request that waits.
 struct Waiting<'a> {
     worker: &'a Rc<Worker>,
     waiter: Rc<Waiter>,
@@ -262,7 +256,6 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let waiting = &mut self.worker.pool.borrow_mut().waiting;
         waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
-        self.waiter.service.load.pending.fetch_sub(1, Relaxed);
     }
 }
 

@@ -1,0 +1,176 @@
+//! A service on HTTP/2 that takes few streams at once: further connections, and their bounds.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tulle_engine::engine::Engine;
+use tulle_engine::upstream::http2::CONNECTIONS_MAX;
+
+use crate::GET;
+use crate::loopback::{PATIENCE, address, connect, head, sidecar};
+
+const REFUSED: &str = "tulle-reason: pending-limit";
+
+/// A server that takes so many streams of a connection at once, and holds what it is asked.
+struct Server {
+    at: SocketAddr,
+    /// The number of the connection that a request came on.
+    asked: Receiver<usize>,
+    /// How many requests are answered, in the order they came.
+    answers: watch::Sender<usize>,
+}
+
+impl Server {
+    fn start(streams: u32) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = listener.local_addr().expect("an address");
+        listener.set_nonblocking(true).expect("a mode");
+        let (said, asked) = channel();
+        let (answers, answered) = watch::channel(0);
+        let serve = async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            let (mut connections, mut requests) = (0, 0);
+            let (arrive, mut arrived) = tokio::sync::mpsc::unbounded_channel();
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        let (stream, _) = accepted.expect("a connection");
+                        let (arrive, number) = (arrive.clone(), connections);
+                        connections += 1;
+                        tokio::spawn(async move {
+                            let mut builder = h2::server::Builder::new();
+                            let shake = builder.max_concurrent_streams(streams).handshake::<_, Bytes>(stream);
+                            let mut connection = shake.await.expect("HTTP/2");
+                            while let Some(Ok((_, respond))) = connection.accept().await {
+                                let _over = arrive.send((number, respond));
+                            }
+                        });
+                    }
+                    Some((number, mut respond)) = arrived.recv() => {
+                        let _over = said.send(number);
+                        let (mut answered, place) = (answered.clone(), requests);
+                        requests += 1;
+                        tokio::spawn(async move {
+                            if answered.wait_for(|most| place < *most).await.is_ok() {
+                                let _gone = respond.send_response(http::Response::new(()), true);
+                            }
+                        });
+                    }
+                }
+            }
+        };
+        thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build();
+            runtime.expect("a runtime").block_on(serve);
+        });
+        Server { at, asked, answers }
+    }
+
+    /// A sidecar before it, which does not try again.
+    fn sidecar(&self, change: impl Fn(&mut Value)) -> Engine {
+        sidecar("http2", self.at, |traffic| {
+            traffic["retry"]["attempts"] = json!(0);
+            traffic["connect_timeout_ms"] = json!(PATIENCE.as_millis());
+            change(traffic);
+        })
+    }
+
+    /// The connections that the next requests come on.
+    fn next(&self, requests: usize) -> Vec<usize> {
+        let next = |_| self.asked.recv_timeout(PATIENCE).expect("a request");
+        (0..requests).map(next).collect()
+    }
+}
+
+/// Clients that have asked, each on a connection of its own.
+fn ask(engine: &Engine, clients: usize) -> Vec<TcpStream> {
+    let ask = |_| {
+        let mut client = connect(address(engine, "/proxy"));
+        client.write_all(GET.as_bytes()).expect("it is sent");
+        client
+    };
+    (0..clients).map(ask).collect()
+}
+
+#[test]
+fn what_one_connection_does_not_take_goes_on_further_ones() {
+    let server = Server::start(2);
+    let engine = server.sidecar(|_| {});
+    let mut clients = ask(&engine, 5);
+    let mut connections = server.next(5);
+    connections.sort_unstable();
+    assert_eq!(connections, [0, 0, 1, 1, 2]);
+    server.answers.send_replace(usize::MAX);
+    for client in &mut clients {
+        assert!(head(client).starts_with("HTTP/1.1 200"));
+    }
+    // With room again, the first is used.
+    ask(&engine, 1);
+    assert_eq!(server.next(1), [0]);
+}
+
+#[test]
+fn a_request_beyond_all_connections_waits_for_a_stream() {
+    let server = Server::start(1);
+    let engine = server.sidecar(|_| {});
+    let mut clients = ask(&engine, CONNECTIONS_MAX);
+    let mut connections = server.next(CONNECTIONS_MAX);
+    connections.sort_unstable();
+    assert!(connections.into_iter().eq(0..CONNECTIONS_MAX));
+    let mut last = ask(&engine, 1);
+    server.answers.send_replace(1);
+    assert!(server.next(1)[0] < CONNECTIONS_MAX);
+    server.answers.send_replace(usize::MAX);
+    for client in clients.iter_mut().chain(&mut last) {
+        assert!(head(client).starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[test]
+fn it_does_not_wait_for_longer_than_to_connect() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let server = Server::start(1);
+    let engine = server.sidecar(|traffic| traffic["connect_timeout_ms"] = json!(LIMIT.as_millis()));
+    let _open = ask(&engine, CONNECTIONS_MAX);
+    server.next(CONNECTIONS_MAX);
+    let begin = Instant::now();
+    let answer = head(&mut ask(&engine, 1)[0]);
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains(REFUSED), "{answer}");
+    assert!(begin.elapsed() >= LIMIT, "{:?}", begin.elapsed());
+}
+
+#[test]
+fn where_the_service_has_all_its_connections_so_many_wait() {
+    let server = Server::start(1);
+    let engine = server.sidecar(|traffic| {
+        traffic["limits"]["connections"] = json!(2);
+        traffic["limits"]["pending"] = json!(1);
+    });
+    let mut open = ask(&engine, 2);
+    let mut connections = server.next(2);
+    connections.sort_unstable();
+    assert_eq!(connections, [0, 1]);
+    // Of two more one waits, and the other is refused at once.
+    let (say, heads) = channel();
+    for mut client in ask(&engine, 2) {
+        let say = say.clone();
+        thread::spawn(move || say.send(head(&mut client)));
+    }
+    let refused = heads.recv_timeout(PATIENCE).expect("an answer");
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert!(refused.contains(REFUSED), "{refused}");
+    server.answers.send_replace(usize::MAX);
+    assert!(server.next(1)[0] < 2);
+    let waited = heads.recv_timeout(PATIENCE).expect("an answer");
+    for answer in open.iter_mut().map(head).chain([waited]) {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
