@@ -17,7 +17,6 @@ from tests.e2e.http_client import Client, get
 from tests.e2e.mesh import SETTINGS, Mesh
 from tests.e2e.processes import eventually
 from tulle.local.shared import BOOT, ROOT
-from tulle.sidecar.launch import environment
 
 pytestmark = pytest.mark.e2e
 
@@ -162,7 +161,6 @@ class Shared:
             [sys.executable, "-I", "-S", "-c", BOOT.format(root=ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(),
         )
 
     def ask(self, *words: str) -> None:

@@ -282,6 +282,21 @@ fn a_switch_to_no_protocol_is_no_response() {
 }
 
 #[test]
+fn a_connection_on_which_a_switch_was_refused_takes_no_other_request() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |_| {});
+    for request in [SWITCH, GET.as_bytes()] {
+        let mut client = connect(address(&engine, "/proxy"));
+        client.write_all(request).expect("it is sent");
+        let (mut program, _) = asked
+            .recv_timeout(PATIENCE)
+            .expect("a connection of its own");
+        program.write_all(OK).expect("it is sent");
+        assert!(head(&mut client).starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[test]
 fn an_old_client_switches_to_nothing() {
     let (at, asked) = program();
     let engine = sidecar("http", at, |_| {});

@@ -17,10 +17,9 @@ import tulle
 from tulle.local.child import Child, Launch, Lines, start
 from tulle.local.output import LogFile
 from tulle.local.paths import Home
-from tulle.sidecar.launch import environment
 
 ROOT = str(Path(tulle.__file__).parents[1])
-BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.shared import main; main()"
+BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.launch import exec_shared; exec_shared()"
 NAME = "shared.sidecar"
 
 
@@ -79,7 +78,7 @@ class SharedProcess:
         launch = Launch(
             name=NAME,
             command=[sys.executable, "-I", "-S", "-c", BOOT.format(root=ROOT)],
-            environment=environment(),
+            environment=dict(os.environ),
             directory=self._home.directory,
             run=self._run,
             stdin=reader,

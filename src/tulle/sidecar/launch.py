@@ -105,6 +105,14 @@ def exec_host(
     )
 
 
+def exec_shared() -> NoReturn:
+    """Replace this process by the shared host (`shared.py`)."""
+    boot = BOOT.format(root=ROOT, module="tulle.sidecar.shared", arguments="")
+    os.execve(  # noqa: S606
+        sys.executable, [sys.executable, "-I", "-S", "-c", boot], environment()
+    )
+
+
 def environment() -> dict[str, str]:
     """Return what a process with an engine is started with: light, and quick at copies."""
     # Of two values the later one holds: the user's.

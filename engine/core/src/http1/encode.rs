@@ -36,6 +36,13 @@ fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
+/// The same for a value that HTTP/1.1's parser may not have seen: whatever let it in, nothing
+/// behind the end of a line leaves.
+fn foreign_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    let end = memchr::memchr3(b'\r', b'\n', 0, value).unwrap_or(value.len());
+    line(out, name, &value[..end]);
+}
+
 /// Write a request in origin form with a Host, for a body of its length. Hop-by-hop fields have
 /// been removed; `switch` asks for a switch of protocols.
 pub fn request(out: &mut Vec<u8>, head: &RequestHead, switch: Option<&[u8]>) -> Encoder {
@@ -49,7 +56,7 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, switch: Option<&[u8]>) -> 
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     if !head.fields.has(Name::Host) {
-        line(
+        foreign_line(
             out,
             b"host",
             head.authority().unwrap_or_default().as_bytes(),
@@ -62,7 +69,7 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, switch: Option<&[u8]>) -> 
     }
     if let Some(protocol) = switch {
         line(out, b"connection", b"upgrade");
-        line(out, b"upgrade", protocol);
+        foreign_line(out, b"upgrade", protocol);
     }
     out.extend_from_slice(b"\r\n");
     encoder
@@ -138,7 +145,7 @@ pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, protocol: Option<&[u8]>) 
     lines_of(out, head);
     if let Some(protocol) = protocol {
         line(out, b"connection", b"upgrade");
-        line(out, b"upgrade", protocol);
+        foreign_line(out, b"upgrade", protocol);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -184,6 +191,21 @@ pub fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Fields>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Method;
+
+    #[test]
+    fn no_protocol_ends_the_line() {
+        let head = RequestHead::described(Method::GET, "/", Fields::of(&[("host", "cart")]));
+        for protocol in ["chat", "chat\r\n\r\nGET /", "chat\nx: 1", "chat\0"] {
+            let mut out = Vec::new();
+            request(&mut out, &head, Some(protocol.as_bytes()));
+            assert!(out.ends_with(b"\r\nupgrade: chat\r\n\r\n"), "{protocol:?}");
+            out.clear();
+            let switched = ResponseHead::new(StatusCode::SWITCHING_PROTOCOLS, Length::None);
+            interim(&mut out, &switched, Some(protocol.as_bytes()));
+            assert!(out.ends_with(b"\r\nupgrade: chat\r\n\r\n"), "{protocol:?}");
+        }
+    }
 
     #[test]
     fn only_what_may_have_a_body_leaves_with_a_length() {

@@ -15,7 +15,7 @@ use crate::head::{RequestHead, ResponseHead};
 /// What a first line holds beside its target: method, version and what is between them.
 const LINE_REST: usize = 64;
 /// Most digits of a length: what a 64-bit number can always hold.
-pub const DIGITS_MAX: usize = 19;
+const DIGITS_MAX: usize = 19;
 
 /// How far the end of a head was looked for: no byte is looked at twice, however they trickle in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -357,6 +357,14 @@ pub fn trailers(input: &[u8]) -> Result<Fields, &'static str> {
     Ok(fields)
 }
 
+/// What a content-length says: digits alone (RFC 9110 §8.6).
+pub fn length(value: &[u8]) -> Option<u64> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let digits = value.iter().map(|digit| u64::from(digit - b'0'));
+    (is_number && value.len() <= DIGITS_MAX)
+        .then(|| digits.fold(0, |length, digit| length * 10 + digit))
+}
+
 /// What the lines of a head say about its framing.
 #[derive(Debug, Default)]
 struct Seen {
@@ -385,17 +393,12 @@ fn fields(input: &[u8], lines: &[Header<'_>]) -> Result<(Fields, Seen), &'static
 }
 
 impl Seen {
-    /// Digits alone, once (RFC 9112 §6.3; several equal ones are refused as well).
+    /// Once (RFC 9112 §6.3; several equal ones are refused as well).
     fn length(&mut self, value: &[u8]) -> Result<(), &'static str> {
         if self.length.is_some() {
             return Err("more than one content-length");
         }
-        let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-        if !is_number || value.len() > DIGITS_MAX {
-            return Err("content-length is no number");
-        }
-        let digits = value.iter().map(|digit| u64::from(digit - b'0'));
-        self.length = Some(digits.fold(0, |length, digit| length * 10 + digit));
+        self.length = Some(length(value).ok_or("content-length is no number")?);
         Ok(())
     }
 

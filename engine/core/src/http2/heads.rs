@@ -7,8 +7,9 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::websocket;
 use crate::error::{Error, Reason};
-use crate::fields::{Fields, Name};
+use crate::fields::{Fields, Name, items};
 use crate::head::{Length, RequestHead, ResponseHead};
+use crate::http1::parse;
 
 /// Room that a line takes in the text, to guess how much there will be.
 const LINE_GUESS: usize = 48;
@@ -67,8 +68,8 @@ fn length(fields: &Fields, ended: bool) -> Length {
     if ended {
         return Length::None;
     }
-    let told = fields.first_text(Name::ContentLength);
-    told.and_then(|text| text.parse().ok())
+    let told = fields.first(Name::ContentLength);
+    told.and_then(parse::length)
         .map_or(Length::Unknown, Length::Exact)
 }
 
@@ -125,12 +126,18 @@ pub fn to_request(head: &RequestHead, switch: Option<&[u8]>, fallback: &str) -> 
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = header_map(&head.fields);
-    if let Some(protocol) = switch.and_then(|protocol| std::str::from_utf8(protocol).ok()) {
+    let protocol = switch.and_then(one_protocol);
+    if let Some(protocol) = protocol.and_then(|protocol| std::str::from_utf8(protocol).ok()) {
         *request.method_mut() = Method::CONNECT;
         request.headers_mut().remove(websocket::KEY);
         request.extensions_mut().insert(Protocol::from(protocol));
     }
     request
+}
+
+/// The protocol that a client of HTTP/1.1 likes best: a stream names one alone.
+fn one_protocol(asked: &[u8]) -> Option<&[u8]> {
+    items(asked).next()
 }
 
 /// A response that came.
@@ -154,7 +161,7 @@ pub struct Switch {
 impl Switch {
     /// That of `head`, if it asks for one.
     pub fn of(head: &RequestHead) -> Option<Switch> {
-        let protocol = head.protocol()?.to_vec();
+        let protocol = one_protocol(head.protocol()?)?.to_vec();
         let key = head.fields.get(websocket::KEY);
         let accept = key.filter(|_| protocol.eq_ignore_ascii_case(websocket::PROTOCOL));
         Some(Switch {
@@ -187,6 +194,15 @@ pub fn to_response(head: &ResponseHead) -> Response<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_asks_for_the_first_of_several_protocols() {
+        let mut head = RequestHead::described(Method::GET, "/", Fields::default());
+        head.switch = Some(head.fields.store(b"websocket, chat"));
+        let sent = to_request(&head, head.protocol(), "cart");
+        let protocol = sent.extensions().get::<Protocol>().expect("a protocol");
+        assert_eq!(protocol.as_str(), "websocket");
+    }
 
     #[test]
     fn crumbs_become_one_cookie() {

@@ -6,10 +6,9 @@ use http::{Method, Version};
 use crate::error::{Error, Reason};
 use crate::fields::Name;
 use crate::head::RequestHead;
-use crate::http1::parse::DIGITS_MAX;
-use crate::http1::{HEADERS_MAX, TARGET_MAX};
+use crate::http1::{HEADERS_MAX, TARGET_MAX, parse};
 use crate::path::{Normal, normalize_path};
-use crate::steps::headers::carries_http;
+use crate::steps::headers::{carries_http, is_protocol};
 use crate::steps::timeout;
 
 /// Bring the path into normal form, and let Host be the target's where that names one. Refuse a
@@ -95,7 +94,7 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
     if lengths.next().is_some() {
         return refused("the request has more than one length");
     }
-    if length.is_some_and(|length| !is_length(length.value)) {
+    if length.is_some_and(|length| parse::length(length.value).is_none()) {
         return refused("the length is none");
     }
     match head.protocol() {
@@ -104,19 +103,6 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
         Some(_) if length.is_some() => refused("a switch has no length"),
         _ => Ok(()),
     }
-}
-
-/// As HTTP/1.1's parser takes it: digits that fit into 64 bits.
-fn is_length(text: &[u8]) -> bool {
-    (1..=DIGITS_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
-}
-
-/// Whether `text` is a name and perhaps a version, tokens both (RFC 9110 §7.8 and §5.6.2).
-fn is_protocol(text: &[u8]) -> bool {
-    let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(is_of_token);
-    let mut parts = text.splitn(2, |&byte| byte == b'/');
-    parts.all(is_token)
 }
 
 /// What a name or address and its port are made of (RFC 3986 §3.2.2); the escapes and

@@ -56,10 +56,19 @@ pub fn note_switch(head: &mut RequestHead) {
     {
         let mut options = head.fields.all(Name::Connection).flat_map(Field::items);
         let asked = options.any(|item| item.eq_ignore_ascii_case(b"upgrade"));
-        if asked && !items(head.fields.slice(protocol)).any(carries_http) {
+        let heeded = |name: &[u8]| is_protocol(name) && !carries_http(name);
+        if asked && items(head.fields.slice(protocol)).all(heeded) {
             head.switch = Some(protocol);
         }
     }
+}
+
+/// Whether `text` is a name and perhaps a version, tokens both (RFC 9110 §7.8 and §5.6.2).
+pub fn is_protocol(text: &[u8]) -> bool {
+    let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(is_of_token);
+    let mut parts = text.splitn(2, |&byte| byte == b'/');
+    parts.all(is_token)
 }
 
 /// Whether HTTP requests follow a switch to `protocol`: `h2c`, `HTTP/2.0`, `TLS/1.0`.
@@ -237,6 +246,9 @@ mod tests {
             ("Upgrade", "websocket, H2C", false),
             ("Upgrade", "TLS/1.0, HTTP/1.1", false),
             ("Upgrade", "HTTP/2.0", false),
+            ("Upgrade", "chat/1.0, websocket", true),
+            ("Upgrade", "x y", false),
+            ("Upgrade", "", false),
         ] {
             let fields = Fields::of(&[("connection", connection), ("upgrade", protocol)]);
             let mut head = RequestHead::described(Method::GET, "/", fields);

@@ -104,7 +104,8 @@ impl Http1 {
             open.connection.switch();
         } else if !framed.head.status.is_informational() {
             open.connection.expect_body(framed.body);
-            open.persistent = framed.persistent;
+            // Who saw a switch where there was none would take the next request for its data.
+            open.persistent = framed.persistent && !asked.switch;
         }
         Poll::Ready(Ok(framed.head))
     }

@@ -19,7 +19,7 @@ use super::pool::{IDLE_TIME, Key};
 use crate::error::{Error, Reason};
 use crate::fields::Name;
 use crate::head::{Length, RequestHead, ResponseHead};
-use crate::http1::HEAD_MAX;
+use crate::http1::{HEAD_MAX, parse};
 use crate::http2::keepalive::KeepAlive;
 use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, Stream, heads};
 use crate::timer::{Deadline, micros, now_us, within};
@@ -259,9 +259,12 @@ impl OnStream {
         let ended = recv.is_end_stream();
         let head = heads::response(&http::Response::from_parts(parts, ()), ended);
         self.stream.receive(recv);
-        if head.fields.all(Name::ContentLength).nth(1).is_some() {
-            return bad("more than one length");
+        let mut lengths = head.fields.all(Name::ContentLength);
+        let length = lengths.next().map(|field| parse::length(field.value));
+        if lengths.next().is_some() || length == Some(None) {
+            return bad("more than one length, or none");
         }
+        drop(lengths);
         Poll::Ready(Ok(match &self.switch {
             Some(switch) if head.status.is_success() => switch.made(head),
             _ => head,
