@@ -26,19 +26,10 @@ pub fn fields(map: &HeaderMap) -> Fields {
 /// Make one cookie of those that came in a line each, which packs better: only HTTP/2 knows such
 /// crumbs (RFC 9113 §8.2.3).
 fn join_cookies(fields: &mut Fields, map: &HeaderMap) {
-    let mut crumbs = map.get_all(http::header::COOKIE).iter();
-    let Some(first) = crumbs.next() else {
-        return;
-    };
-    let mut joined = first.as_bytes().to_vec();
-    let mut is_split = false;
-    for crumb in crumbs {
-        is_split = true;
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(crumb.as_bytes());
-    }
-    if is_split {
-        fields.set(b"cookie", &joined);
+    let crumbs = map.get_all(http::header::COOKIE);
+    let crumbs: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        fields.set(b"cookie", &crumbs.join(&b"; "[..]));
     }
 }
 
