@@ -44,6 +44,9 @@ FILES = 200
 """What a sidecar with few of them may have open."""
 CLIENT_FILES = 150
 """When so many of them are in use, no client is let in any more."""
+INBOUND_FILES = 113
+"""When so many are, no other sidecar is: a quarter is left for the application's calls."""
+OVERFLOW = "connections_overflow_total"
 SLACK = 5
 """Files that are opened and closed meanwhile, for the control plane and the disk."""
 
@@ -95,12 +98,7 @@ def test_where_files_are_few_it_takes_fewer_connections_and_serves_on(shop: Name
     shop.service("till")
     few = shop.add("few")
     shop.add("till-1", HTTP)
-    shop.settle()
-    few.stop()
-    command = shop.mesh.command("sidecar", "--settings", str(few.folder / "settings.json"))
-    limited = ("prlimit", f"--nofile={FILES}:{FILES}", *command)
-    few.sidecar = Process(limited, few.folder / "limited.log")
-    shop.settle()
+    limit_files(few, shop)
 
     told = [json.loads(line) for line in few.sidecar.output.splitlines()]
     limit = {"event": "limited", "connections": CLIENT_FILES, "by": "the limit of open files"}
@@ -108,15 +106,18 @@ def test_where_files_are_few_it_takes_fewer_connections_and_serves_on(shop: Name
     with ExitStack() as held:
         clients = [held.enter_context(connect(few.proxy)) for _ in range(FILES)]
         eventually(
-            lambda: sum(map(is_closed, clients)) >= FILES - CLIENT_FILES, "the last ones are closed"
+            lambda: count_of(few, "connections") + count_of(few, OVERFLOW) == FILES,
+            "all are accepted, or closed",
         )
+        closed = count_of(few, OVERFLOW)
+        assert closed >= FILES - CLIENT_FILES
+        eventually(lambda: sum(map(is_closed, clients)) == closed, "the last ones are closed")
         taken = [client for client in clients if not is_closed(client)]
         assert len(taken) > CLIENT_FILES / 2
         for client in taken[:ASKED]:
             client.sendall(b"HEAD http://till/ HTTP/1.1\r\nHost: till\r\n\r\n")
             assert status_of(client.recv(4096)) == 200
-        metrics = get(few.admin, "/metrics").body.decode()
-        assert f"tulle_connections_max {CLIENT_FILES}\n" in metrics
+        assert count_of(few, "connections_max") == CLIENT_FILES
     eventually(lambda: few.sidecar.open_files() < CLIENT_FILES / 2, "they are closed")
     assert get(few.proxy, "http://till/").status == 200
 
@@ -126,12 +127,7 @@ def test_where_files_are_few_it_takes_fewer_tunnels(shop: Namespace) -> None:
     shop.service("tale", "tcp")
     teller = shop.add("teller", outbound=("tale",))
     few = shop.add("tale-1", BANNER)
-    shop.settle()
-    few.sidecar.kill()
-    command = shop.mesh.command("sidecar", "--settings", str(few.folder / "settings.json"))
-    limited = ("prlimit", f"--nofile={FILES}:{FILES}", *command)
-    few.sidecar = Process(limited, few.folder / "limited.log")
-    shop.settle()
+    limit_files(few, shop)
 
     address = teller.outbound(f"{shop.name}/tale")
     with ExitStack() as held:
@@ -139,17 +135,58 @@ def test_where_files_are_few_it_takes_fewer_tunnels(shop: Namespace) -> None:
         greetings = [client.recv(64) for client in clients]
         told = Counter(greetings)
         assert set(told) == {b"tale-1\n", b""}
-        assert CLIENT_FILES / 2 < told[b"tale-1\n"] < CLIENT_FILES
+        assert INBOUND_FILES / 2 < told[b"tale-1\n"] < INBOUND_FILES
         # At the bound, and with the rest of its files free for others.
-        assert abs(few.sidecar.open_files() - CLIENT_FILES) <= SLACK
+        assert abs(few.sidecar.open_files() - INBOUND_FILES) <= SLACK
         for client, greeting in zip(clients, greetings, strict=True):
             if greeting:
                 client.sendall(b"more")
                 assert read_exactly(client, 4) == b"more"
-        assert "tulle_" in get(few.admin, "/metrics").body.decode()
-    eventually(lambda: few.sidecar.open_files() < CLIENT_FILES / 2, "they are closed")
+        assert count_of(few, "connections_max") == CLIENT_FILES
+    eventually(lambda: few.sidecar.open_files() < INBOUND_FILES / 2, "they are closed")
     with connect(address) as again:
         assert read_until(again, b"\n") == b"tale-1\n"
+
+
+def test_callers_leave_room_for_the_calls_of_the_application(shop: Namespace) -> None:
+    """Whether they say nothing, or hold a connection to the application each."""
+    shop.service("bank")
+    shop.service("few")
+    web = shop.add("web")
+    few = shop.add("few-1", HTTP)
+    shop.add("bank-1", HTTP)
+    limit_files(few, shop)
+    begun = b"POST http://few/ HTTP/1.1\r\nHost: few\r\nContent-Length: 9\r\n\r\nhalf"
+
+    def flood(address: str, words: bytes) -> None:
+        before = count_of(few, OVERFLOW)
+        with ExitStack() as held:
+            for _ in range(FILES):
+                held.enter_context(connect(address)).sendall(words)
+            eventually(lambda: count_of(few, OVERFLOW) > before, "there is no more room")
+            assert abs(few.sidecar.open_files() - INBOUND_FILES) <= SLACK
+            assert get(few.proxy, "http://bank/").status == 200
+        eventually(lambda: few.sidecar.open_files() < INBOUND_FILES / 2, "they are closed")
+        assert get(web.proxy, "http://few/").status == 200
+
+    flood(few.inbound, b"")
+    flood(web.proxy, begun)
+
+
+def limit_files(few: Workload, shop: Namespace) -> None:
+    """Start the sidecar of *few* again, with few files to open."""
+    shop.settle()
+    few.sidecar.kill()
+    command = shop.mesh.command("sidecar", "--settings", str(few.folder / "settings.json"))
+    limited = ("prlimit", f"--nofile={FILES}:{FILES}", *command)
+    few.sidecar = Process(limited, few.folder / "limited.log")
+    shop.settle()
+
+
+def count_of(workload: Workload, name: str) -> int:
+    """What the metric of that name without labels says."""
+    lines = get(workload.admin, "/metrics").body.decode().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"tulle_{name} "))
 
 
 def is_closed(connection: socket.socket) -> bool:

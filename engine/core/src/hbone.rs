@@ -218,9 +218,11 @@ impl Asked<'_> {
             let detail = format!("{} is not served here", request.uri());
             return Err(Error::new(Reason::UnknownPort, detail));
         }
-        let most = worker.shared.connections_max();
-        // The tunnel itself is counted already, but has no file yet.
-        if worker.shared.metrics.connections.load(Relaxed) > most || !worker.shared.has_file() {
+        // The tunnel itself is counted already.
+        let shared = &worker.shared;
+        if shared.inbound_connections.load(Relaxed) > shared.inbound_max()
+            || shared.metrics.connections.load(Relaxed) > shared.connections_max()
+        {
             return Err(Error::new(Reason::PendingLimit, "too many connections"));
         }
         if !worker.shared.has_inbound.load(Relaxed) {

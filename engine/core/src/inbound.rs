@@ -98,8 +98,9 @@ impl App {
         }
     }
 
-    /// The application as a target: plain, and never limited by the mesh.
-    pub fn target(&self) -> Target {
+    /// The application as a target: plain, limited by nothing but the files that `worker` has for
+    /// what comes in.
+    pub fn target(&self, worker: &Worker) -> Target {
         Target {
             id: self.id,
             address: self.address,
@@ -108,6 +109,7 @@ impl App {
             connect_timeout: APP_CONNECT_TIMEOUT,
             limits: None,
             source: self.source,
+            files_end: worker.shared.inbound_end(),
         }
     }
 }
@@ -199,7 +201,7 @@ async fn carry(
     headers::strip_hop_by_hop(&mut head.fields);
     seen.tries = 1;
     let clock = Clock::new(now_us(), 0, End::never());
-    exchange(worker, &app.target(), head, client, upload, clock)
+    exchange(worker, &app.target(worker), head, client, upload, clock)
         .await
         .map_err(unreachable)
 }

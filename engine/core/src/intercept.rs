@@ -250,6 +250,7 @@ async fn outside(worker: &Rc<Worker>, address: SocketAddr, client: TcpStream) {
         connect_timeout: OUTSIDE_CONNECT_TIME,
         limits: None,
         source: None,
+        files_end: i32::MAX,
     };
     let connected = connect_plain(&target).await;
     key.reason = connected.as_ref().err().map(|error| error.reason);

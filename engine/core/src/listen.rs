@@ -1,6 +1,5 @@
 //! Listeners and what becomes of an accepted connection: bytes, HTTP/1.1 or HTTP/2.
 
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +24,9 @@ use crate::{hbone, tcp};
 /// Most open connections of a sidecar, where there are files for so many; further ones are closed at
 /// once.
 pub const CONNECTIONS_MAX: i64 = 16_384;
+/// One in so many of the connections, and of the files for them, is left for the application's own
+/// calls, however many other sidecars come; what serves those is held to the rest.
+pub const OWN_PART: i32 = 4;
 /// Longest time for the first bytes, or a handshake.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Pause after an accept failed for want of file descriptors or memory.
@@ -67,10 +69,12 @@ pub async fn serve(worker: Rc<Worker>, purpose: Purpose, listener: std::net::Tcp
         };
         match accepted {
             Ok((stream, _)) => {
-                let few = worker.shared.metrics.connections.load(Relaxed) < CONNECTIONS_MAX;
-                if few && stream.as_raw_fd() < worker.shared.clients_end {
+                if worker.shared.has_room(closes, &stream) {
                     let open = Open::count(&worker, closes);
                     worker.spawn(connection(open, purpose.clone(), stream));
+                } else {
+                    let overflow = &worker.shared.metrics.overflown_connections;
+                    overflow.fetch_add(1, Relaxed);
                 }
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,

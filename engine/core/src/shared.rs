@@ -9,12 +9,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::watch;
 
 use crate::control::{Host, Outgoing};
-use crate::listen::{CONNECTIONS_MAX, Closing};
+use crate::listen::{CONNECTIONS_MAX, Closing, OWN_PART};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::observe::report::{Reporter, report};
@@ -184,10 +184,26 @@ impl Shared {
         CONNECTIONS_MAX.min(self.clients_end.into())
     }
 
-    /// Whether the next file to be opened would still be one of those for clients.
-    pub(crate) fn has_file(&self) -> bool {
-        Socket::new(Domain::UNIX, Type::STREAM, None)
-            .is_ok_and(|next| next.as_raw_fd() < self.clients_end)
+    /// How many of them may come from other sidecars, tunnels included.
+    pub(crate) fn inbound_max(&self) -> i64 {
+        let most = self.connections_max();
+        most - most / i64::from(OWN_PART)
+    }
+
+    /// Below which descriptor they stay, with the connections to the application that they need.
+    pub(crate) fn inbound_end(&self) -> i32 {
+        self.clients_end - self.clients_end / OWN_PART
+    }
+
+    /// Whether there is room for a connection just accepted that ends with `closes`.
+    pub(crate) fn has_room(&self, closes: Closing, stream: &TcpStream) -> bool {
+        let inbound = self.inbound_connections.load(Relaxed);
+        let (has_place, files_end) = match closes {
+            Closing::Inbound => (inbound < self.inbound_max(), self.inbound_end()),
+            _ => (true, self.clients_end),
+        };
+        let all = self.metrics.connections.load(Relaxed);
+        has_place && all < self.connections_max() && stream.as_raw_fd() < files_end
     }
 
     fn tell_limits(&self) {

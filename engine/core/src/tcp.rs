@@ -264,6 +264,7 @@ async fn dial(
             connect_timeout: Duration::from_millis(traffic.connect_timeout_ms),
             limits: None,
             source: None,
+            files_end: i32::MAX,
         };
         let started = now_us();
         let connected = reach_endpoint(worker, &target).await;
@@ -347,7 +348,7 @@ pub async fn admit(
     let connected = match (checked, verdict.action) {
         (Err(error), _) => Err(error.reason),
         (Ok(()), Action::Deny) => Err(Reason::Denied),
-        (Ok(()), Action::Allow) => connect_plain(&app.target())
+        (Ok(()), Action::Allow) => connect_plain(&app.target(worker))
             .await
             .map_err(|_| Reason::AppUnreachable),
     };

@@ -356,6 +356,7 @@ impl Journey<'_> {
                 self.plan.traffic.limits.clone(),
             )),
             source: None,
+            files_end: i32::MAX,
         })
     }
 }

@@ -147,6 +147,8 @@ pub struct Metrics {
     pub connections: AtomicI64,
     /// Connections refused: plaintext where mTLS is asked for, or a failed handshake.
     pub refused_connections: AtomicU64,
+    /// Connections that were closed at once for want of room.
+    pub overflown_connections: AtomicU64,
     /// Access log lines lost because the writer was behind.
     pub dropped_log_lines: AtomicU64,
 }
@@ -312,6 +314,11 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "tulle_connections_refused_total",
         "counter",
         "Connections refused for want of mTLS, or with a failed handshake.",
+    ),
+    (
+        "tulle_connections_overflow_total",
+        "counter",
+        "Connections closed at once because too many were open.",
     ),
     (
         "tulle_dropped_series_total",

@@ -38,6 +38,10 @@ impl Metrics {
                 self.refused_connections.load(Relaxed).to_string(),
             ),
             (
+                "tulle_connections_overflow_total",
+                self.overflown_connections.load(Relaxed).to_string(),
+            ),
+            (
                 "tulle_dropped_series_total",
                 self.dropped_series.load(Relaxed).to_string(),
             ),

@@ -1,6 +1,7 @@
 //! TCP connect and, between sidecars, the mTLS handshake, within one time limit.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -192,6 +193,9 @@ async fn plain(target: &Target) -> Result<TcpStream, Error> {
     let tcp = intercept::connect(target.address, target.source)
         .await
         .map_err(failed)?;
+    if tcp.as_raw_fd() >= target.files_end {
+        return Err(Error::new(Reason::ConnectFailed, "too many open files"));
+    }
     tcp.set_nodelay(true).map_err(failed)?;
     Ok(tcp)
 }

@@ -40,6 +40,8 @@ pub struct Target {
     pub limits: Option<(Arc<Service>, Limits)>,
     /// The client in whose name to connect; `None`: in our own.
     pub source: Option<IpAddr>,
+    /// Below which descriptor a connection must stay.
+    pub files_end: i32,
 }
 
 /// A request at an endpoint.
