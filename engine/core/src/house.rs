@@ -228,3 +228,18 @@ fn drained(shared: &Shared) {
     let open = shared.metrics.connections.load(Relaxed);
     shared.event(json!({"event": "drained", "open": open}));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It begins on the stack of its thread, and lives as long as the sidecar.
+    #[test]
+    fn what_keeps_house_is_small() {
+        fn size<A, B, R>(_: fn(A, B) -> R) -> usize {
+            size_of::<R>()
+        }
+        let size = size(keep);
+        assert!(size <= 16 * 1024, "{size}");
+    }
+}

@@ -122,7 +122,9 @@ impl Link {
         tls: Arc<ClientConfig>,
         timing: &Timing,
     ) -> Result<Self, LinkError> {
-        match timeout(timing.connect, Self::open_unbounded(address, tls, timing)).await {
+        // Boxed: a handshake takes much room, and whoever waits for one lives as long as the sidecar.
+        let opening = Box::pin(Self::open_unbounded(address, tls, timing));
+        match timeout(timing.connect, opening).await {
             Ok(link) => link,
             Err(_) => Err(LinkError::unreachable(format!(
                 "{address}: no connection within {:?}",
@@ -179,12 +181,12 @@ impl Link {
         patience: Duration,
     ) -> Result<(StatusCode, Bytes), LinkError> {
         let body = RequestBody::Whole(Some(body.to_string().into()));
-        let exchange = async {
+        let exchange = Box::pin(async {
             let response = self.send(path, body).await?;
             let status = response.status();
             let answer = answer_of(response).await;
             Ok((status, answer.map_err(LinkError::reached)?))
-        };
+        });
         match timeout(patience, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(LinkError::reached(format!(
@@ -200,7 +202,8 @@ impl Link {
         frames: mpsc::Receiver<Bytes>,
         patience: Duration,
     ) -> Result<Incoming, LinkError> {
-        let response = match timeout(patience, self.send(path, RequestBody::Frames(frames))).await {
+        let sending = Box::pin(self.send(path, RequestBody::Frames(frames)));
+        let response = match timeout(patience, sending).await {
             Ok(response) => response?,
             Err(_) => {
                 return Err(LinkError::reached(format!(
@@ -212,7 +215,7 @@ impl Link {
         if status == StatusCode::OK {
             return Ok(response.into_body());
         }
-        let answer = timeout(patience, answer_of(response)).await;
+        let answer = timeout(patience, Box::pin(answer_of(response))).await;
         let answer = answer.map_or_else(|_| Bytes::new(), Result::unwrap_or_default);
         Err(LinkError::reached(format!(
             "{path} answered {}: {}",
