@@ -94,23 +94,28 @@ def exec_host(
     token = -1 if token_fd is None else token_fd
     if token >= 0:
         os.set_inheritable(token, True)
-    boot = BOOT.format(
-        root=ROOT,
-        module="tulle.sidecar.host",
-        arguments=f"{str(engine_file)!r}, {str(state_dir)!r}, {roots or ''!r}, {token}, {command}, "
+    _exec(
+        "tulle.sidecar.host",
+        f"{str(engine_file)!r}, {str(state_dir)!r}, {roots or ''!r}, {token}, {command}, "
         f"{_launcher(settings, None)!r}, succeeds={succeeds}",
-    )
-    os.execve(  # noqa: S606
-        sys.executable, [sys.executable, "-I", "-S", "-c", boot], environment()
     )
 
 
 def exec_shared() -> NoReturn:
     """Replace this process by the shared host (`shared.py`)."""
-    boot = BOOT.format(root=ROOT, module="tulle.sidecar.shared", arguments="")
-    os.execve(  # noqa: S606
-        sys.executable, [sys.executable, "-I", "-S", "-c", boot], environment()
-    )
+    _exec("tulle.sidecar.shared", "")
+
+
+def _exec(module: str, arguments: str) -> NoReturn:
+    """Replace this process by a lean interpreter that calls `main` of *module*."""
+    command = _lean(module, arguments)
+    os.execve(sys.executable, command, environment())  # noqa: S606
+
+
+def _lean(module: str, arguments: str) -> list[str]:
+    """Return the command line that calls `main` of *module* and holds nothing else."""
+    boot = BOOT.format(root=ROOT, module=module, arguments=arguments)
+    return [sys.executable, "-I", "-S", "-c", boot]
 
 
 def environment() -> dict[str, str]:
@@ -122,10 +127,7 @@ def environment() -> dict[str, str]:
 
 def intercept_command(state_dir: Path) -> tuple[str, ...]:
     """Return the command that leads traffic to the sidecar of *state_dir*, or no longer."""
-    boot = BOOT.format(
-        root=ROOT, module="tulle.sidecar.intercept", arguments=f"{str(state_dir)!r}, sys.argv[1:]"
-    )
-    return (sys.executable, "-I", "-S", "-c", boot)
+    return tuple(_lean("tulle.sidecar.intercept", f"{str(state_dir)!r}, sys.argv[1:]"))
 
 
 def main(settings: str, token_fd: int | None) -> None:
