@@ -12,7 +12,7 @@ ENGINE_SOURCES := Cargo.toml Cargo.lock pyproject.toml \
 LOAD_SOURCES := $(shell find bench/load -name '*.rs' -o -name 'Cargo.*')
 LOAD := --manifest-path bench/load/Cargo.toml --target-dir bench/build/load
 CLIPPY := --deny warnings --deny clippy::too_many_lines
-FUZZ_TARGETS := request response split
+FUZZ_TARGETS := request response split bridge
 # How long each target runs, from inputs below every bound but that of a head's lines.
 FUZZ_SECONDS ?= 600
 SOAK_SECONDS ?= 3600
@@ -60,7 +60,7 @@ soak: $(STAMPS)/engine-release $(STAMPS)/packages-dev  ## Carry mixed traffic fo
 # Of what `test-rust` built only the engine is compiled again, to be observed.
 .PHONY: fuzz
 fuzz: export RUSTC_WORKSPACE_WRAPPER := $(CURDIR)/engine/fuzz/instrument
-fuzz:  ## Fuzz the HTTP/1.1 codec, each target for FUZZ_SECONDS (600).
+fuzz:  ## Fuzz the HTTP/1.1 codec and what lies between it and HTTP/2, each target for FUZZ_SECONDS (600).
 	cargo build --locked --package tulle-fuzz --bins
 	@set -e; for target in $(FUZZ_TARGETS); do \
 		seeds=target/fuzz/$$target/seeds found=target/fuzz/$$target/found; \

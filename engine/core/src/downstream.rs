@@ -7,6 +7,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::StatusCode;
 
+use crate::fields::Name;
 use crate::head::{Length, ResponseHead};
 use crate::http1;
 use crate::http1::encode::{self, Asked};
@@ -203,6 +204,7 @@ impl<'a> Downstream<'a> {
                 head.status = StatusCode::OK;
                 head.length = Length::Unknown;
                 head.fields.remove_name(websocket::ACCEPT.as_bytes());
+                head.fields.remove(&[Name::ContentLength]);
                 self.respond(&head)
             }
         }

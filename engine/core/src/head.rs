@@ -157,6 +157,12 @@ impl ResponseHead {
             length,
         }
     }
+
+    /// Whether no body may follow and no length be told, as whoever believes it would wait for one
+    /// (RFC 9110 §8.6).
+    pub fn is_bare(&self) -> bool {
+        self.status.is_informational() || self.status == StatusCode::NO_CONTENT
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! What the HTTP/1.1 codec makes of any bytes, against what hyper makes of them and against
-//! itself.
+//! What the HTTP/1.1 codec makes of any bytes, against what hyper makes of them, against itself, and
+//! between it and HTTP/2.
 //!
 //! [`ours`] and [`theirs`] read the same bytes into the same [`Message`]s. Where the two differ,
 //! one of the [`rules`] says why, or the target fails. [`split`] reads once in pieces and writes
-//! what was read. [`seeds`] are where the fuzzer begins, and a case for every rule.
+//! what was read, [`bridge`] passes it on in the other version. [`seeds`] are where the fuzzer begins, and a case for every rule.
 
+pub mod bridge;
 pub mod ours;
 pub mod rules;
 pub mod seeds;

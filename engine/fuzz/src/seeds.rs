@@ -223,6 +223,25 @@ pub const RESPONSES: &[(u8, Case)] = &[
     (0, (Some("connection_is_no_text"), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: \xff, close\r\n\r\n")),
 ];
 
+/// Cases for the target `bridge` that come on a stream: the first byte, and the parts between bars.
+const STREAMS: &[(u8, &str)] = &[
+    (4, "GET|cart:80|/a?b||cookie|a=1|cookie|b=2|te|trailers"),
+    (0, "POST|cart|/||content-length|5|host|cart"),
+    (0, "POST|cart|/||content-length|"),
+    (4, "OPTIONS|cart|*|"),
+    (0, "CONNECT|cart|/chat|WebSocket|sec-websocket-version|13"),
+    (1, "200|content-length|5"),
+    (1, "200|content-length|"),
+    (1, "200|content-length|5|content-length|6"),
+    (33, "200|x|y||grpc-status|0|content-length|5|host|cart"),
+    (9, "200|content-length|5"),
+    (17, "200|x|y"),
+    (5, "204|content-length|5"),
+    (1, "304|content-length|5"),
+    (5, "103|link|a|content-length|5"),
+    (1, "101|upgrade|websocket"),
+];
+
 /// The name of each target, and its seeds.
 pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     const HALVES: &[u8] = &[3, 1, 7, 64];
@@ -231,7 +250,16 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let split = |asked: u8, case: &Case| [&[asked, HALVES.len() as u8], HALVES, case.1].concat();
     let requests = REQUESTS.iter().map(|case| split(0, case));
     let responses = RESPONSES.iter().map(|(asked, case)| split(*asked, case));
+    let bridged = |kind: u8, case: &Case| [&[kind], case.1].concat();
+    let up = RESPONSES
+        .iter()
+        .map(|(asked, case)| bridged(asked << 3 | 3, case));
+    let up = REQUESTS.iter().map(|case| bridged(2, case)).chain(up);
+    let down = STREAMS
+        .iter()
+        .map(|(kind, parts)| [&[*kind], parts.replace('|', "\0").as_bytes()].concat());
     vec![
+        ("bridge", down.chain(up).collect()),
         ("request", REQUESTS.iter().map(whole).collect()),
         ("response", RESPONSES.iter().map(asked).collect()),
         ("split", requests.chain(responses).collect()),
@@ -294,6 +322,14 @@ mod tests {
         assert_eq!(different.collect::<Vec<_>>(), [""; 0]);
         let cases = RESPONSES.iter().map(|(_, case)| case.0);
         assert_eq!(without_case(rules::RESPONSE, cases), [""; 0]);
+    }
+
+    #[test]
+    fn seeds_say_the_same_in_the_other_version() {
+        let seeds = all().into_iter().filter(|(target, _)| *target == "bridge");
+        for seed in seeds.flat_map(|(_, seeds)| seeds) {
+            crate::bridge::check(&seed);
+        }
     }
 
     #[test]

@@ -31,9 +31,11 @@ def chosen(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subp
 
 
 def named(connection: ServerConnection, request: Request, response: Response) -> None:
-    """Say who answers."""
+    """Say who answers, and that no body follows a switch, as some do."""
     response.headers["x-app"] = os.environ["NAME"]
     response.headers["x-query"] = request.path
+    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+        response.headers["content-length"] = "0"
 
 
 if __name__ == "__main__":

@@ -126,11 +126,9 @@ fn has_body(status: StatusCode) -> bool {
         && status != StatusCode::NOT_MODIFIED
 }
 
-/// Write the lines of a response. A length where no body may be would have whoever believes it wait
-/// for one (RFC 9110 §8.6).
+/// Write the lines of a response, without the length of a body that may not be.
 fn lines_of(out: &mut Vec<u8>, head: &ResponseHead) {
-    let is_bare = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
-    if is_bare && head.fields.has(Name::ContentLength) {
+    if head.is_bare() && head.fields.has(Name::ContentLength) {
         let mut fields = head.fields.clone();
         fields.remove(&[Name::ContentLength]);
         fields.write(out);

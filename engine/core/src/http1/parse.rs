@@ -13,7 +13,7 @@ use crate::fields::{Fields, Name, Span};
 use crate::head::{RequestHead, ResponseHead};
 
 /// What a first line holds beside its target: method, version and what is between them.
-const LINE_REST: usize = 64;
+pub(crate) const LINE_REST: usize = 64;
 /// Most digits of a length: what a 64-bit number can always hold.
 const DIGITS_MAX: usize = 19;
 
@@ -252,7 +252,7 @@ fn target_parts<'a>(method: &Method, target: &'a str) -> Result<Parts<'a>, Error
 
 /// Whether `text` is a name or an address, and a port if there is one (RFC 3986 §3.2). A user has
 /// no place in a request (RFC 9110 §4.2.4).
-fn is_authority(text: &str) -> bool {
+pub(crate) fn is_authority(text: &str) -> bool {
     let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let after = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
         Some(Some((address, after))) if address.parse::<Ipv6Addr>().is_ok() => after,

@@ -1,7 +1,7 @@
 //! Heads of HTTP/2 in our form, and back (RFC 9113 §8).
 
 use h2::ext::Protocol;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
@@ -9,7 +9,7 @@ use super::websocket;
 use crate::error::{Error, Reason};
 use crate::fields::{Fields, Name, items};
 use crate::head::{Length, RequestHead, ResponseHead};
-use crate::http1::parse;
+use crate::http1::{HEADERS_MAX, parse};
 
 /// Room that a line takes in the text, to guess how much there will be.
 const LINE_GUESS: usize = 48;
@@ -29,19 +29,30 @@ fn join_cookies(fields: &mut Fields, map: &HeaderMap) {
     let crumbs = map.get_all(http::header::COOKIE);
     let crumbs: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1 {
+        // An empty one would leave a space at an end, which nobody wrote.
+        let crumbs: Vec<&[u8]> = crumbs
+            .into_iter()
+            .filter(|crumb| !crumb.is_empty())
+            .collect();
         fields.set(b"cookie", &crumbs.join(&b"; "[..]));
     }
 }
 
 /// The trailer section `map`, without what frames a message: it has no meaning there (RFC 9110
 /// §6.5.1).
-pub fn trailers(map: &HeaderMap) -> Fields {
+///
+/// # Errors
+/// It is longer than HTTP/1.1's parser takes.
+pub fn trailers(map: &HeaderMap) -> Result<Fields, &'static str> {
+    if map.len() > HEADERS_MAX {
+        return Err("the trailer section is too long");
+    }
     let mut trailers = fields(map);
     trailers.retain(|field| !field.known.is_framing() && field.known != Name::Host);
-    trailers
+    Ok(trailers)
 }
 
-/// `fields` as a map; what HTTP/2 knows no form for is left out.
+/// `fields` as a map, without Host, which is the target's here.
 pub fn header_map(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.iter().count());
     for field in fields.iter() {
@@ -81,7 +92,7 @@ pub fn request<B>(request: &Request<B>, ended: bool) -> Result<RequestHead, Erro
         }
         (method, _) => method.clone(),
     };
-    if protocol.is_some_and(|protocol| protocol.as_str().as_bytes() == websocket::PROTOCOL) {
+    if protocol.is_some_and(|protocol| websocket::is(protocol.as_str().as_bytes())) {
         fields.set(websocket::KEY.as_bytes(), websocket::key().as_bytes());
     }
     let uri = request.uri();
@@ -101,18 +112,26 @@ pub fn request<B>(request: &Request<B>, ended: bool) -> Result<RequestHead, Erro
 }
 
 /// `head` as a request to send; `fallback` is whom it is for where it names no host.
-pub fn to_request(head: &RequestHead, switch: Option<&[u8]>, fallback: &str) -> Request<()> {
+///
+/// # Errors
+/// [`Reason::BadRequest`] for a target that HTTP/2 knows no form for; no other is put in its place.
+pub fn to_request(
+    head: &RequestHead,
+    switch: Option<&[u8]>,
+    fallback: &str,
+) -> Result<Request<()>, Error> {
+    let refused = |_| Error::new(Reason::BadRequest, "the target is none of HTTP/2");
     let mut request = Request::new(());
-    let authority = head.written_host().or_else(|| head.authority());
-    let authority = authority.and_then(|host| Authority::try_from(host).ok());
+    let host = head.written_host().or_else(|| head.authority());
+    let host = host.filter(|host| !host.is_empty()).unwrap_or(fallback);
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = authority.or_else(|| Authority::try_from(fallback).ok());
+    parts.authority = Some(Authority::try_from(host).map_err(refused)?);
     let path = match head.query() {
         Some(query) => PathAndQuery::try_from(format!("{}?{query}", head.path())),
         None => PathAndQuery::try_from(head.path()),
     };
-    parts.path_and_query = Some(path.unwrap_or_else(|_| PathAndQuery::from_static("/")));
+    parts.path_and_query = Some(path.map_err(refused)?);
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
@@ -121,9 +140,15 @@ pub fn to_request(head: &RequestHead, switch: Option<&[u8]>, fallback: &str) -> 
     if let Some(protocol) = protocol.and_then(|protocol| std::str::from_utf8(protocol).ok()) {
         *request.method_mut() = Method::CONNECT;
         request.headers_mut().remove(websocket::KEY);
+        // What follows has none; an HTTP/1.1 client may have said 0.
+        request.headers_mut().remove(CONTENT_LENGTH);
+        let protocol = match websocket::is(protocol.as_bytes()) {
+            true => websocket::NAME,
+            false => protocol,
+        };
         request.extensions_mut().insert(Protocol::from(protocol));
     }
-    request
+    Ok(request)
 }
 
 /// The protocol that a client of HTTP/1.1 likes best: a stream names one alone.
@@ -132,14 +157,27 @@ fn one_protocol(asked: &[u8]) -> Option<&[u8]> {
 }
 
 /// A response that came.
-pub fn response<B>(response: &Response<B>, ended: bool) -> ResponseHead {
+///
+/// # Errors
+/// [`Reason::BadResponse`] for what HTTP/1.1's parser would refuse.
+pub fn response<B>(response: &Response<B>, ended: bool) -> Result<ResponseHead, Error> {
+    let bad = |detail| Err(Error::new(Reason::BadResponse, detail));
+    if response.headers().len() > HEADERS_MAX {
+        return bad("too many header lines");
+    }
     let fields = fields(response.headers());
-    ResponseHead {
+    let mut lengths = fields.all(Name::ContentLength);
+    let told = lengths.next().map(|field| parse::length(field.value));
+    if lengths.next().is_some() || told == Some(None) {
+        return bad("more than one length, or none");
+    }
+    drop(lengths);
+    Ok(ResponseHead {
         status: response.status(),
         phrase: None,
         length: length(&fields, ended),
         fields,
-    }
+    })
 }
 
 /// A switch of protocols that was asked for, and how HTTP/1.1 tells that it is made.
@@ -154,7 +192,7 @@ impl Switch {
     pub fn of(head: &RequestHead) -> Option<Switch> {
         let protocol = one_protocol(head.protocol()?)?.to_vec();
         let key = head.fields.get(websocket::KEY);
-        let accept = key.filter(|_| protocol.eq_ignore_ascii_case(websocket::PROTOCOL));
+        let accept = key.filter(|_| websocket::is(&protocol));
         Some(Switch {
             protocol,
             accept: accept.map(|key| websocket::accept(key.as_bytes())),
@@ -179,6 +217,9 @@ pub fn to_response(head: &ResponseHead) -> Response<()> {
     *response.status_mut() = head.status;
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = header_map(&head.fields);
+    if head.is_bare() {
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     response
 }
 
@@ -189,10 +230,97 @@ mod tests {
     #[test]
     fn a_stream_asks_for_the_first_of_several_protocols() {
         let mut head = RequestHead::described(Method::GET, "/", Fields::default());
-        head.switch = Some(head.fields.store(b"websocket, chat"));
-        let sent = to_request(&head, head.protocol(), "cart");
-        let protocol = sent.extensions().get::<Protocol>().expect("a protocol");
-        assert_eq!(protocol.as_str(), "websocket");
+        for (asked, expected) in [("chat/1, websocket", "chat/1"), ("WebSocket", "websocket")] {
+            head.switch = Some(head.fields.store(asked.as_bytes()));
+            let sent = to_request(&head, head.protocol(), "cart").expect("a request");
+            let protocol = sent.extensions().get::<Protocol>().expect("a protocol");
+            assert_eq!(protocol.as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn the_bounds_of_a_head_hold_for_what_answers_on_a_stream() {
+        for (lines, refused) in [(HEADERS_MAX, false), (HEADERS_MAX + 1, true)] {
+            let mut came = Response::new(());
+            for _ in 0..lines {
+                came.headers_mut()
+                    .append("x", HeaderValue::from_static("1"));
+            }
+            assert_eq!(response(&came, true).is_err(), refused);
+            assert_eq!(trailers(came.headers()).is_err(), refused);
+        }
+    }
+
+    #[test]
+    fn a_response_tells_its_length_once() {
+        for (lengths, expected) in [
+            (&[][..], Some(Length::Unknown)),
+            (&["5"], Some(Length::Exact(5))),
+            (&["5", "5"], None),
+            (&["5, 5"], None),
+            (&["5", "6"], None),
+            (&[""], None),
+            (&["+5"], None),
+            (&[" 5"], None),
+        ] {
+            let mut came = Response::new(());
+            for &length in lengths {
+                let length = HeaderValue::from_static(length);
+                came.headers_mut().append(CONTENT_LENGTH, length);
+            }
+            let head = response(&came, false);
+            assert_eq!(head.ok().map(|head| head.length), expected, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_have_a_body_tells_a_length() {
+        for (status, has_length) in [(200, true), (304, true), (204, false), (103, false)] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let mut head = ResponseHead::new(status, Length::None);
+            head.fields = Fields::of(&[("Content-Length", "5")]);
+            let sent = to_response(&head);
+            assert_eq!(sent.headers().contains_key(CONTENT_LENGTH), has_length);
+        }
+    }
+
+    #[test]
+    fn a_target_is_sent_as_it_is_or_not_at_all() {
+        for (path, host, expected) in [
+            ("/a?b", "cart:80", Some("http://cart:80/a?b")),
+            ("/", "", Some("http://127.0.0.1:80/")),
+            ("/a b", "cart", None),
+            ("/a\r\nx: 1", "cart", None),
+            ("", "cart", None),
+            ("/", "ca rt", None),
+        ] {
+            let fields = Fields::of(&[("host", host)]);
+            let head = RequestHead::described(Method::GET, path, fields);
+            let sent = to_request(&head, None, "127.0.0.1:80");
+            let sent = sent.ok().map(|sent| sent.uri().to_string());
+            assert_eq!(sent.as_deref(), expected, "{path:?} {host:?}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_is_one_in_any_case() {
+        for (protocol, has_key) in [("websocket", true), ("WebSocket", true), ("chat", false)] {
+            let mut came = Request::new(());
+            *came.method_mut() = Method::CONNECT;
+            came.extensions_mut().insert(Protocol::from(protocol));
+            let head = request(&came, false).expect("a head");
+            assert_eq!(head.fields.get(websocket::KEY).is_some(), has_key);
+        }
+    }
+
+    #[test]
+    fn a_switch_is_sent_without_a_length() {
+        let fields = Fields::of(&[("content-length", "0")]);
+        let head = RequestHead::described(Method::GET, "/", fields);
+        for (switch, has_length) in [(None, true), (Some(&b"websocket"[..]), false)] {
+            let sent = to_request(&head, switch, "cart").expect("a request");
+            assert_eq!(sent.headers().contains_key(CONTENT_LENGTH), has_length);
+        }
     }
 
     #[test]
@@ -201,6 +329,8 @@ mod tests {
             (&[][..], &[][..]),
             (&["a=1; b=2"], &["a=1; b=2"]),
             (&["a=1", "b=2", "c=3"], &["a=1; b=2; c=3"]),
+            (&["", "a=1", "", "b=2", ""], &["a=1; b=2"]),
+            (&["", ""], &[""]),
         ] {
             let mut came = Request::new(());
             for &crumb in crumbs {

@@ -44,7 +44,8 @@ impl Stream {
                 Some(data) => self.data = data?,
                 None => {
                     let trailers = ready!(recv.poll_trailers(cx))?;
-                    self.trailers = trailers.map(|trailers| heads::trailers(&trailers));
+                    let trailers = trailers.map(|trailers| heads::trailers(&trailers));
+                    self.trailers = trailers.transpose().map_err(Broken::Framing)?;
                     self.recv = None;
                 }
             }

@@ -2,14 +2,19 @@
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
-/// The name of the protocol.
-pub const PROTOCOL: &[u8] = b"websocket";
+/// The name of the protocol, as servers on HTTP/2 want it.
+pub const NAME: &str = "websocket";
 /// What the client shows.
 pub const KEY: &str = "sec-websocket-key";
 /// What the server answers it with.
 pub const ACCEPT: &str = "sec-websocket-accept";
 /// What the server adds to the key (RFC 6455 §1.3).
 const SERVER: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Whether `protocol` names it, in any case (RFC 9110 §7.8).
+pub fn is(protocol: &[u8]) -> bool {
+    protocol.eq_ignore_ascii_case(NAME.as_bytes())
+}
 
 /// A new key.
 pub fn key() -> String {

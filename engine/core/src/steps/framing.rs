@@ -6,7 +6,8 @@ use http::{Method, Version};
 use crate::error::{Error, Reason};
 use crate::fields::Name;
 use crate::head::RequestHead;
-use crate::http1::{HEADERS_MAX, TARGET_MAX, parse};
+use crate::http1::parse::{self, LINE_REST, is_authority};
+use crate::http1::{HEADERS_MAX, TARGET_MAX};
 use crate::path::{Normal, normalize_path};
 use crate::steps::headers::{carries_http, is_protocol};
 use crate::steps::timeout;
@@ -22,8 +23,10 @@ pub fn check(head: &mut RequestHead) -> Result<(), Error> {
     let refused = |detail: &str| Err(Error::new(Reason::BadRequest, detail));
     // A tunnel is made by the listener, where there is one; here only a path is routed.
     // A path that begins otherwise would be another form of target in HTTP/1.1 (RFC 9112 §3.2).
-    let (path, _) = head.target();
-    let is_path = path.starts_with(b"/") || (head.method == Method::OPTIONS && path == b"*");
+    let is_path = match head.target() {
+        (b"*", None) => head.method == Method::OPTIONS,
+        (path, _) => path.starts_with(b"/"),
+    };
     if head.method == Method::CONNECT || !is_path {
         return refused("the request has no path");
     }
@@ -32,12 +35,13 @@ pub fn check(head: &mut RequestHead) -> Result<(), Error> {
     if hosts.next().is_some() {
         return refused("the request has several hosts");
     }
-    if host.is_some_and(|host| !host.value.iter().all(|&byte| is_of_host(byte))) {
+    // An empty one stands for a target without an authority (RFC 9112 §3.2).
+    if host.is_some_and(|host| !host.value.is_empty() && !is_host(host.value)) {
         return refused("the host is none");
     }
     let mut counts_alone = None;
     if let Some(authority) = head.authority() {
-        if !authority.bytes().all(is_of_host) {
+        if !is_authority(authority) {
             return refused("the host is none");
         }
         let differs = |host: &[u8]| !authority.as_bytes().eq_ignore_ascii_case(host);
@@ -78,7 +82,9 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
     let refused = |detail: &str| Err(Error::new(Reason::BadRequest, detail));
     let (path, query) = head.target();
     let target = path.len() + query.map_or(0, |query| 1 + query.len());
-    if target > TARGET_MAX {
+    // Up to the line feed, as the parser counts.
+    let line = head.method.as_str().len() + target + "  HTTP/1.1\r".len();
+    if target > TARGET_MAX || line > TARGET_MAX + LINE_REST {
         let detail = format!("more than {TARGET_MAX} bytes");
         return Err(Error::new(Reason::TargetTooLong, detail));
     }
@@ -105,10 +111,8 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
     }
 }
 
-/// What a name or address and its port are made of (RFC 3986 §3.2.2); the escapes and
-/// sub-delimiters that it also allows are in no name of a service.
-fn is_of_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
+fn is_host(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(is_authority)
 }
 
 /// RFC 9113 §8.2.1; HTTP/1.1 takes such spaces away.
@@ -132,6 +136,10 @@ mod tests {
             (&[("host", "ca rt")], true),
             (&[("host", "cart/x")], true),
             (&[("host", "user@cart")], true),
+            (&[("host", "cart:80:90")], true),
+            (&[("host", "cart:x")], true),
+            (&[("host", "[::1")], true),
+            (&[("host", ":80")], true),
             (&[("grpc-timeout", "5S")], false),
             (&[("grpc-timeout", "5S"), ("grpc-timeout", "5s")], true),
         ] {
@@ -146,6 +154,7 @@ mod tests {
             (Method::GET, "/", false),
             (Method::OPTIONS, "*", false),
             (Method::GET, "*", true),
+            (Method::OPTIONS, "*?a", true),
             (Method::GET, "http://other/x", true),
             (Method::GET, "", true),
             (Method::CONNECT, "", true),
@@ -221,6 +230,23 @@ mod tests {
         let longer = format!("{longest}x");
         assert_eq!(check_of(&longer, 0), Err(Reason::TargetTooLong));
         assert_eq!(check_of("/", HEADERS_MAX + 1), Err(Reason::HeadTooLarge));
+    }
+
+    #[test]
+    fn a_first_line_is_as_long_on_a_stream_as_a_parser_takes() {
+        let target = format!("/{}", "x".repeat(TARGET_MAX - 1));
+        for (method, reason) in [(53, None), (54, Some(Reason::TargetTooLong))] {
+            let method = Method::from_bytes("X".repeat(method).as_bytes()).expect("a method");
+            let fields = Fields::of(&[("host", "cart")]);
+            let mut head = RequestHead::described(method, &target, fields);
+            let mut line = Vec::new();
+            crate::http1::encode::request(&mut line, &head, None);
+            let parsed = parse::request(&line).map_err(|error| error.reason);
+            assert_eq!(parsed.err(), reason);
+            head.version = Version::HTTP_2;
+            let checked = check(&mut head).map_err(|error| error.reason);
+            assert_eq!(checked.err(), reason);
+        }
     }
 
     #[test]

@@ -17,9 +17,8 @@ use super::Target;
 use super::connect::{Alpn, ConnectionPermit, PendingPermit, connect};
 use super::pool::{IDLE_TIME, Key};
 use crate::error::{Error, Reason};
-use crate::fields::Name;
 use crate::head::{Length, RequestHead, ResponseHead};
-use crate::http1::{HEAD_MAX, parse};
+use crate::http1::HEAD_MAX;
 use crate::http2::keepalive::KeepAlive;
 use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, Stream, heads};
 use crate::timer::{Deadline, micros, now_us, within};
@@ -203,7 +202,7 @@ pub async fn begin(
         if switch.is_some() {
             may_switch(&lease.0, target).await?;
         }
-        let request = heads::to_request(head, switch, &target.address.to_string());
+        let request = heads::to_request(head, switch, &target.address.to_string())?;
         let ended = head.length == Length::None && switch.is_none();
         match sender.send_request(request, ended) {
             Ok((response, send)) => {
@@ -249,7 +248,7 @@ impl OnStream {
             if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return bad("a switch, which HTTP/2 has not"); // RFC 9113 §8.6
             }
-            return Poll::Ready(Ok(heads::response(&interim, true)));
+            return Poll::Ready(heads::response(&interim, true));
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|e| lost(&e))?;
         if response.status().is_informational() {
@@ -257,14 +256,8 @@ impl OnStream {
         }
         let (parts, recv) = response.into_parts();
         let ended = recv.is_end_stream();
-        let head = heads::response(&http::Response::from_parts(parts, ()), ended);
+        let head = heads::response(&http::Response::from_parts(parts, ()), ended)?;
         self.stream.receive(recv);
-        let mut lengths = head.fields.all(Name::ContentLength);
-        let length = lengths.next().map(|field| parse::length(field.value));
-        if lengths.next().is_some() || length == Some(None) {
-            return bad("more than one length, or none");
-        }
-        drop(lengths);
         Poll::Ready(Ok(match &self.switch {
             Some(switch) if head.status.is_success() => switch.made(head),
             _ => head,
