@@ -1,5 +1,6 @@
 """Filters: what a rule or a backend changes about a request or a response on its way."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -11,15 +12,31 @@ from tulle.resources.violations import Location, Problems
 
 HEADERS_MAX: Final = 16
 PATH_LENGTH_MAX: Final = 1024
+_PATH = re.compile(r"([A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
+"""What a path is made of (RFC 3986 section 3.3): anything else would end it, or needs an escape."""
+_OF_MESSAGE: Final = frozenset(
+    {
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Fields that frame a message or concern one connection: the sidecar alone writes them."""
 
 
 def _replacement(value: str) -> str:
     if len(value) > PATH_LENGTH_MAX:
         raise wrong(f"{len(value)} characters are too many", f"at most {PATH_LENGTH_MAX}")
-    if any(character in value for character in "?#\r\n\0 "):
-        raise wrong(f'"{value}" is not a path', "a path without query, fragment and spaces")
+    if not _PATH.fullmatch(value):
+        raise wrong(f'"{value}" is not a path', "letters, digits, %XX and -._~!$&'()*+,;=:@/")
     if value and not value.startswith("/"):
         raise wrong(f'"{value}" is not absolute', "empty, or a path that starts with /")
+    if any(segment in (".", "..") for segment in value.split("/")):
+        raise wrong(f'"{value}" has a segment that names another', "no . and .. between slashes")
     return value
 
 
@@ -57,6 +74,10 @@ class HeaderModifier(Model):
         for where, name in actions:
             if name.lower() in seen:
                 problems.add(where, f'"{name}" is changed twice', "one action per header name")
+            if name.lower() in _OF_MESSAGE or name.lower().startswith("x-tulle-"):
+                problems.add(where, f'"{name}" is the sidecar\'s own', "another header")
+            if name.lower() == "host" and where[0] != "set":
+                problems.add(where, f'"{name}" stands in a request once', "set it")
             seen.add(name.lower())
         if not actions:
             problems.add((), "changes nothing", "set, add or remove")

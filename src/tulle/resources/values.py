@@ -24,7 +24,8 @@ _DNS_SUBDOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _HOSTNAME = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
 _PRECISE_HOSTNAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_VISIBLE = r"\x21-\x7e\xa0-\U0010ffff"
+_HEADER_VALUE = re.compile(rf"([{_VISIBLE}]([\t {_VISIBLE}]*[{_VISIBLE}])?)?")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 _LABEL_KEY = re.compile(rf"({_LABEL}(\.{_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
@@ -75,7 +76,8 @@ HeaderName = Annotated[
     str, *text(_HEADER_NAME, 256, "letters, digits and !#$%&'*+-.^_`|~ (RFC 9110)")
 ]
 HeaderValue = Annotated[
-    str, *text(_HEADER_VALUE, 4096, "visible characters, spaces and tabs (RFC 9110)")
+    str,
+    *text(_HEADER_VALUE, 4096, "visible characters, between them spaces and tabs (RFC 9110)"),
 ]
 PortName = Annotated[
     str, *text(_PORT_NAME, 63, "lower-case letters, digits and '-' with at least one letter")

@@ -1,6 +1,7 @@
 //! Records compiled for speed. Every mistake is found here; a request meets nothing left to check.
 
 pub mod endpoints;
+pub mod filters;
 pub mod inbound;
 pub mod matcher;
 pub mod service;

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
 use arc_swap::{ArcSwapOption, Guard};
 use http::StatusCode;
-use http::header::{HeaderName, HeaderValue};
 use tokio::sync::Notify;
 
 use super::endpoints::{Endpoint, EndpointSet};
+use super::filters::{self, FilterPlan};
 use super::matcher::{Matcher, ServerName};
 use super::{Build, Known};
 use crate::record::{
-    self, Filter, Labels, PathModifier, PortRecord, Protocol, Redirect, Rewrite, RuleRetry,
-    ServiceKey, ServiceRecord, Table, TableKind, Traffic,
+    self, Filter, Labels, PortRecord, Protocol, Redirect, RuleRetry, ServiceKey, ServiceRecord,
+    Table, TableKind, Traffic,
 };
 
 /// One service: its plan, its endpoints, and what all threads count together.
@@ -248,37 +248,6 @@ impl BackendPlan {
     }
 }
 
-/// Changes to requests and responses, parsed.
-#[derive(Debug, Default)]
-pub struct FilterPlan {
-    /// For the request, in order.
-    pub request: Vec<HeaderChange>,
-    /// For the response, in order.
-    pub response: Vec<HeaderChange>,
-    /// Host and path of the request.
-    pub rewrite: Option<RewritePlan>,
-}
-
-/// A rewrite with its host parsed.
-#[derive(Debug)]
-pub struct RewritePlan {
-    /// The new Host.
-    pub host: Option<HeaderValue>,
-    /// The new path.
-    pub path: Option<PathModifier>,
-}
-
-/// One change to headers.
-#[derive(Debug)]
-pub enum HeaderChange {
-    /// Replace.
-    Set(HeaderName, HeaderValue),
-    /// Append.
-    Add(HeaderName, HeaderValue),
-    /// Remove.
-    Remove(HeaderName),
-}
-
 impl ServicePlan {
     /// Compile `record` for a consumer in the namespace of `build`.
     ///
@@ -398,19 +367,12 @@ impl RulePlan {
     fn build(record: &record::Rule, build: &mut Build<'_>) -> Result<RulePlan, String> {
         let label = format!("{}/{}", record.route, record.rule);
         let redirect = record.filters.iter().find_map(|filter| match filter {
-            Filter::Redirect(redirect) => Some(redirect.clone()),
+            Filter::Redirect(redirect) => Some(redirect),
             _ => None,
         });
-        let redirect = match redirect {
-            None => None,
-            Some(redirect) => {
-                let status = StatusCode::from_u16(redirect.status)
-                    .ok()
-                    .filter(StatusCode::is_redirection)
-                    .ok_or_else(|| format!("redirect status {}", redirect.status))?;
-                Some((redirect, status))
-            }
-        };
+        let redirect = redirect
+            .map(|redirect| Ok::<_, String>((redirect.clone(), filters::check_redirect(redirect)?)))
+            .transpose()?;
         let backends = record
             .backends
             .iter()
@@ -449,49 +411,4 @@ impl BackendPlan {
             subset: ArcSwapOption::empty(),
         })
     }
-}
-
-impl FilterPlan {
-    fn build(records: &[Filter]) -> Result<FilterPlan, String> {
-        let mut plan = FilterPlan::default();
-        for filter in records {
-            match filter {
-                Filter::RequestHeaders(edit) => push_changes(edit, &mut plan.request)?,
-                Filter::ResponseHeaders(edit) => push_changes(edit, &mut plan.response)?,
-                Filter::Rewrite(rewrite) => plan.rewrite = Some(RewritePlan::build(rewrite)?),
-                Filter::Redirect(_) => {}
-            }
-        }
-        Ok(plan)
-    }
-}
-
-impl RewritePlan {
-    fn build(record: &Rewrite) -> Result<RewritePlan, String> {
-        Ok(RewritePlan {
-            host: record.hostname.as_deref().map(value).transpose()?,
-            path: record.path.clone(),
-        })
-    }
-}
-
-fn push_changes(edit: &record::HeaderEdit, out: &mut Vec<HeaderChange>) -> Result<(), String> {
-    for (key, text) in &edit.set {
-        out.push(HeaderChange::Set(name(key)?, value(text)?));
-    }
-    for (key, text) in &edit.add {
-        out.push(HeaderChange::Add(name(key)?, value(text)?));
-    }
-    for key in &edit.remove {
-        out.push(HeaderChange::Remove(name(key)?));
-    }
-    Ok(())
-}
-
-fn name(text: &str) -> Result<HeaderName, String> {
-    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("\"{text}\" is not a header name"))
-}
-
-fn value(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_str(text).map_err(|_| format!("\"{text}\" is not a header value"))
 }

@@ -2,7 +2,7 @@
 
 use crate::fields::{Field, Fields, Name, items};
 use crate::head::RequestHead;
-use crate::plan::service::{FilterPlan, HeaderChange};
+use crate::plan::filters::{FilterPlan, HeaderChange};
 use crate::record::{PathModifier, PathModifierKind, Redirect};
 
 /// Remove what concerns one connection only (RFC 9110 §7.6.1). `te: trailers` stays: it says
@@ -115,6 +115,7 @@ pub fn filter_request(head: &mut RequestHead, filters: &FilterPlan, prefix: Opti
 /// The path after a modifier (Gateway API `HTTPPathModifier`).
 pub fn modified_path(path: &str, modifier: &PathModifier, prefix: Option<&str>) -> String {
     match (modifier.kind, prefix) {
+        (PathModifierKind::Full, _) if modifier.value.is_empty() => "/".to_owned(),
         (PathModifierKind::Full, _) => modifier.value.clone(),
         (PathModifierKind::Prefix, None) => path.to_owned(),
         (PathModifierKind::Prefix, Some(prefix)) => {
@@ -202,6 +203,10 @@ mod tests {
             let result =
                 modified_path(path, &modifier(PathModifierKind::Prefix, new), Some(prefix));
             assert_eq!(result, expected, "{path} {prefix} {new}");
+        }
+        for (new, expected) in [("/xyz", "/xyz"), ("", "/")] {
+            let result = modified_path("/foo", &modifier(PathModifierKind::Full, new), None);
+            assert_eq!(result, expected);
         }
     }
 
