@@ -26,6 +26,31 @@ TULLE = (sys.executable, "-m", "tulle")
 PROXIES = "/tulle/v1/proxies"
 
 
+_PORTS = {
+    80: "{name: web, port: 80, targetPort: 8080, appProtocol: http}",
+    90: "{name: calls, port: 90, targetPort: 9090, appProtocol: grpc}",
+    70: "{name: bytes, port: 70, targetPort: 7070, appProtocol: tcp}",
+    60: "{name: sockets, port: 60, targetPort: 6060, appProtocol: http}",
+}
+
+
+def shop_with(*ports: int, service: str = "cart") -> str:
+    """Return the namespace `shop` and a service in it with these ports, for more to follow."""
+    return f"""
+apiVersion: v1
+kind: Namespace
+metadata: {{name: shop}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {service}, namespace: shop}}
+spec:
+  selector: {{app: {service}}}
+  ports: [{", ".join(_PORTS[port] for port in ports)}]
+---
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A request as the app saw it."""

@@ -10,29 +10,17 @@ import pytest
 
 from tests.e2e.http_client import Client, call, get
 from tests.e2e.processes import eventually
-from tests.e2e.security_support import EchoApp, Mesh, Port, Sidecar, echo_bytes, running_mesh
+from tests.e2e.security_support import (
+    EchoApp,
+    Mesh,
+    Port,
+    Sidecar,
+    echo_bytes,
+    running_mesh,
+    shop_with,
+)
 
 pytestmark = pytest.mark.e2e
-
-SHOP = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: other}
----
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec:
-  selector: {app: cart}
-  ports:
-  - {name: web, port: 80, targetPort: 8080, appProtocol: http}
-  - {name: calls, port: 90, targetPort: 9090, appProtocol: grpc}
-  - {name: bytes, port: 70, targetPort: 7070, appProtocol: tcp}
-"""
 
 PORTS = (80, 90, 70)
 METHOD = "/shop.Cart/Add"
@@ -73,7 +61,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, grpc_app: str) -> Iterator[Sh
         echo_bytes() as tcp_app,
         running_mesh(tmp_path_factory.mktemp("auth")) as mesh,
     ):
-        mesh.apply(SHOP)
+        mesh.apply(shop_with(*PORTS) + "{apiVersion: v1, kind: Namespace, metadata: {name: other}}")
         ports = (
             Port(8080, "http", app.address),
             Port(9090, "grpc", grpc_app),

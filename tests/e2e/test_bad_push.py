@@ -9,22 +9,10 @@ import pytest
 
 from tests.e2e.http_client import get
 from tests.e2e.processes import eventually
-from tests.e2e.security_support import EchoApp, Mesh, Port, running_mesh
+from tests.e2e.security_support import EchoApp, Mesh, Port, running_mesh, shop_with
 
 pytestmark = pytest.mark.e2e
 
-SHOP = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec:
-  selector: {app: cart}
-  ports: [{port: 80, targetPort: 8080, appProtocol: http}]
-"""
 
 ROUTE = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -53,7 +41,7 @@ REFUSED = [
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with EchoApp() as app, running_mesh(tmp_path_factory.mktemp("push")) as mesh:
-        mesh.apply(SHOP)
+        mesh.apply(shop_with(80))
         mesh.add("shop/cart-1", Port(8080, "http", app.address))
         mesh.add("shop/web-1", calls={"shop/cart": [80]})
         mesh.settle()
@@ -203,22 +191,13 @@ def test_the_api_refuses_the_same_without_the_command_line(mesh: Mesh) -> None:
     assert written(mesh) == before
 
 
-LATE = """
-apiVersion: v1
-kind: Service
-metadata: {name: late, namespace: shop}
-spec:
-  selector: {app: late}
-  ports: [{port: 80, targetPort: 8080, appProtocol: http}]
----
-"""
 DISCOVERY_SECONDS = 2
 """How long a sidecar waits for the first word on a service."""
 
 
 def test_nobody_waits_for_a_service_whose_first_record_is_refused(mesh: Mesh) -> None:
     route = ROUTE.format(pattern="/a{x}", name="late").replace("name: cart", "name: late")
-    mesh.apply(LATE + route)
+    mesh.apply(shop_with(80, service="late") + route)
     proxy = mesh.sidecars["shop/web-1"].wait_event("listening")["addresses"]["proxy"]
     began = time.monotonic()
 

@@ -13,29 +13,21 @@ import grpc
 import pytest
 
 from tests.e2e.http_client import get
-from tests.e2e.security_support import EchoApp, Mesh, Port, Sidecar, echo_bytes, running_mesh
+from tests.e2e.security_support import (
+    EchoApp,
+    Mesh,
+    Port,
+    Sidecar,
+    echo_bytes,
+    running_mesh,
+    shop_with,
+)
 from tests.e2e.steady_load import Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SECONDS = 60
 TTL = 10
-
-SHOP = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec:
-  selector: {app: cart}
-  ports:
-  - {name: web, port: 80, targetPort: 8080, appProtocol: http}
-  - {name: calls, port: 90, targetPort: 9090, appProtocol: grpc}
-  - {name: bytes, port: 70, targetPort: 7070, appProtocol: tcp}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +51,7 @@ def grpc_app() -> Iterator[str]:
 def mesh(tmp_path_factory: pytest.TempPathFactory, grpc_app: str) -> Iterator[Mesh]:
     folder = tmp_path_factory.mktemp("certificates")
     with EchoApp() as app, echo_bytes() as tcp_app, running_mesh(folder, f"{TTL}s") as mesh:
-        mesh.apply(SHOP)
+        mesh.apply(shop_with(80, 90, 70))
         mesh.add(
             "shop/cart-1",
             Port(8080, "http", app.address),

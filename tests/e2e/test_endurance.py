@@ -21,7 +21,7 @@ from websockets.sync.client import connect as connect_websocket
 from tests.e2e.http_client import connect, exchange, get, read_exactly, read_until, status_of
 from tests.e2e.mesh import BANNER, HTTP, WEBSOCKET, Namespace, Workload
 from tests.e2e.processes import Process, eventually
-from tests.e2e.security_support import EchoApp, Mesh, Port, echo_bytes, running_mesh
+from tests.e2e.security_support import EchoApp, Mesh, Port, echo_bytes, running_mesh, shop_with
 from tests.e2e.steady_load import Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -196,22 +196,6 @@ def is_closed(connection: socket.socket) -> bool:
     return bool(look.poll(0))
 
 
-SHOP = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec:
-  selector: {app: cart}
-  ports:
-  - {name: web, port: 80, targetPort: 8080, appProtocol: http}
-  - {name: calls, port: 90, targetPort: 9090, appProtocol: grpc}
-  - {name: bytes, port: 70, targetPort: 7070, appProtocol: tcp}
-  - {name: sockets, port: 60, targetPort: 6060, appProtocol: http}
-"""
 POLICY = """
 apiVersion: tulle.dev/v1alpha1
 kind: BackendTrafficPolicy
@@ -248,7 +232,7 @@ def busy(tmp_path: Path, grpc_app: str) -> Iterator[Mesh]:
     environment = {"PORT": str(websocket_port), "NAME": "sockets"}
     sockets = Process(WEBSOCKET.command, tmp_path / "sockets.log", environment)
     with EchoApp() as app, echo_bytes() as tcp_app, running_mesh(tmp_path, f"{TTL}s") as mesh:
-        mesh.apply(SHOP)
+        mesh.apply(shop_with(80, 90, 70, 60))
         mesh.add(
             "shop/cart-1",
             Port(8080, "http", app.address),

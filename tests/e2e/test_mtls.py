@@ -10,24 +10,11 @@ import pytest
 
 from tests.e2e.http_client import Client, call, exchange, get, status_of
 from tests.e2e.processes import eventually
-from tests.e2e.security_support import EchoApp, Mesh, Port, Sidecar, running_mesh
+from tests.e2e.security_support import EchoApp, Mesh, Port, Sidecar, running_mesh, shop_with
 from tulle.identity.authority import CertificateAuthority
 from tulle.identity.spiffe import SpiffeId
 
 pytestmark = pytest.mark.e2e
-
-SHOP = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec:
-  selector: {app: cart}
-  ports: [{port: 80, targetPort: 8080, appProtocol: http}]
-"""
 
 PEER_AUTHENTICATION = """
 apiVersion: tulle.dev/v1alpha1
@@ -52,7 +39,7 @@ class Pair:
     def __init__(self, mesh: Mesh, app: EchoApp) -> None:
         self.mesh = mesh
         self.app = app
-        mesh.apply(SHOP)
+        mesh.apply(shop_with(80))
         self.cart = mesh.add("shop/cart-1", Port(8080, "http", app.address))
         self.web = mesh.add("shop/web-1", calls={"shop/cart": [80]})
         mesh.settle()
@@ -264,7 +251,7 @@ class FailingApp(EchoApp):
 def test_an_app_cannot_make_the_caller_retry_by_a_header(pair: Pair) -> None:
     with FailingApp() as failing:
         liar = pair.mesh.add("shop/liar-1", Port(8080, "http", failing.address))
-        pair.mesh.apply(SHOP.replace("cart", "liar"))
+        pair.mesh.apply(shop_with(80, service="liar"))
         caller = pair.mesh.add("shop/caller-1", calls={"shop/liar": [80]})
         pair.mesh.settle()
 

@@ -10,25 +10,14 @@ import pytest
 
 from tests.e2e.http_client import get
 from tests.e2e.processes import eventually
-from tests.e2e.security_support import EchoApp, Mesh, Port, Sidecar, running_mesh
+from tests.e2e.security_support import EchoApp, Mesh, Port, Sidecar, running_mesh, shop_with
 from tests.e2e.steady_load import Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 AWAY_SECONDS = 20
 
-SHOP = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec:
-  selector: {app: cart}
-  ports: [{port: 80, targetPort: 8080, appProtocol: http}]
----
+POLICY = """
 apiVersion: tulle.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {name: web-only, namespace: shop}
@@ -46,7 +35,7 @@ def app() -> Iterator[EchoApp]:
 @pytest.fixture
 def mesh(tmp_path_factory: pytest.TempPathFactory, app: EchoApp) -> Iterator[Mesh]:
     with running_mesh(tmp_path_factory.mktemp("stability")) as mesh:
-        mesh.apply(SHOP)
+        mesh.apply(shop_with(80) + POLICY)
         for number in (1, 2):
             mesh.add(f"shop/cart-{number}", Port(8080, "http", app.address))
         mesh.add("shop/web-1", calls={"shop/cart": [80]})
@@ -146,7 +135,7 @@ def test_a_change_made_while_a_sidecar_was_away_reaches_it(mesh: Mesh) -> None:
     for one in (cart, mesh.sidecars["shop/cart-2"]):
         one.end()
 
-    mesh.apply(SHOP.replace("[web]", "[web, spy]"))
+    mesh.apply(shop_with(80) + POLICY.replace("[web]", "[web, spy]"))
     cart.start(token=None)
     mesh.settle()
 
