@@ -123,9 +123,14 @@ impl Span {
 
     /// Where `part`, a slice of `whole`, lies in it.
     pub fn within(whole: &[u8], part: &[u8]) -> Span {
-        let start = part.as_ptr() as usize - whole.as_ptr() as usize;
+        let start = start_in(whole, part);
         Span::new(start, start + part.len())
     }
+}
+
+/// Where `part`, a slice of `whole`, begins in it.
+pub fn start_in(whole: &[u8], part: &[u8]) -> usize {
+    part.as_ptr() as usize - whole.as_ptr() as usize
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use httparse::{Header, Status};
 use super::body::Decoder;
 use super::{HEAD_MAX, HEADERS_MAX, TARGET_MAX};
 use crate::error::{Error, Reason};
-use crate::fields::{Fields, Name, Span};
+use crate::fields::{Fields, Name, Span, start_in};
 use crate::head::{RequestHead, ResponseHead};
 
 /// What a first line holds beside its target: method, version and what is between them.
@@ -112,7 +112,7 @@ fn refused(error: httparse::Error) -> Error {
 /// none, and also takes a bare line feed for the end of one.
 fn wrong_lines(input: &[u8], end: usize, lines: &[Header<'_>]) -> Option<Error> {
     let is_end = |at: usize| input[..at].ends_with(b"\r\n");
-    let start = |line: &Header<'_>| line.name.as_ptr() as usize - input.as_ptr() as usize;
+    let start = |line: &Header<'_>| start_in(input, line.name.as_bytes());
     let is_empty = |byte: &&u8| matches!(byte, b'\r' | b'\n');
     let first = input.iter().take_while(is_empty).count();
     let feed = lines.first().map_or(end - 2, start) - 1;
