@@ -205,6 +205,7 @@ def test_where_mtls_is_disabled_the_callers_know(pair: Pair) -> None:
 
 SPOOFED = [
     "x-forwarded-client-cert",
+    "l5d-client-id",
     "X-Forwarded-Client-Cert",
     "x_forwarded_client_cert",
     "x-tulle-reason",

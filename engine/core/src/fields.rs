@@ -26,9 +26,9 @@ pub enum Name {
     Host,
     /// `keep-alive`.
     KeepAlive,
-    /// What only sidecars may set (`x-tulle-…`), and where other meshes put the caller's
-    /// certificate (`x-forwarded-client-cert`): ours proves callers by mTLS alone, and an
-    /// application that still reads it must not get it from the caller.
+    /// What only sidecars may set (`x-tulle-…`), and where other meshes put who the caller is
+    /// (`x-forwarded-client-cert`, `l5d-client-id`): ours proves callers by mTLS alone, and an
+    /// application that still reads these must not get them from the caller.
     Own,
     /// `proxy-connection`.
     ProxyConnection,
@@ -62,7 +62,7 @@ impl Name {
             (14, Some(b'c')) if is(name, b"content-length") => Name::ContentLength,
             (16, Some(b'p')) if is(name, b"proxy-connection") => Name::ProxyConnection,
             (17, Some(b't')) if is(name, b"transfer-encoding") => Name::TransferEncoding,
-            (_, Some(b'x')) if is_own(name) => Name::Own,
+            (_, Some(b'x' | b'l')) if is_own(name) => Name::Own,
             _ => Name::Other,
         }
     }
@@ -92,16 +92,18 @@ fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     <&[u8; N]>::try_from(name).is_ok_and(|name| name.eq_ignore_ascii_case(known))
 }
 
-/// Many applications read `_` in a name as `-` (RFC 3875 §4.1.18), so both are the same here.
+/// Many applications read `_` in a name as `-` (RFC 3875 §4.1.18), and some any other sign, so all
+/// are the same here.
 fn is_own(name: &[u8]) -> bool {
     let is = |wanted: &str| {
         name.len() >= wanted.len()
             && name.iter().zip(wanted.bytes()).all(|(&found, wanted)| {
-                found.eq_ignore_ascii_case(&wanted) || (wanted == b'-' && found == b'_')
+                found.eq_ignore_ascii_case(&wanted)
+                    || (wanted == b'-' && !found.is_ascii_alphanumeric())
             })
     };
-    const CERTIFICATE: &str = "x-forwarded-client-cert";
-    is("x-tulle-") || (name.len() == CERTIFICATE.len() && is(CERTIFICATE))
+    let is_whole = |wanted: &str| name.len() == wanted.len() && is(wanted);
+    is("x-tulle-") || is_whole("x-forwarded-client-cert") || is_whole("l5d-client-id")
 }
 
 /// A part of the text.
@@ -397,6 +399,10 @@ mod tests {
             ("x_tulle-peer", Name::Own),
             ("x-tull", Name::Other),
             ("X_Forwarded_Client_Cert", Name::Own),
+            ("x.forwarded~client-cert", Name::Own),
+            ("L5d-Client-Id", Name::Own),
+            ("l5d-client-ids", Name::Other),
+            ("l", Name::Other),
             ("x-forwarded-client-certs", Name::Other),
             ("", Name::Other),
         ] {

@@ -37,13 +37,32 @@ pub fn normalize_path(path: &str) -> Normal {
     }
 }
 
-/// The path with every escape decoded, as an application may read it; `None`: it has no escape.
-pub fn decode_path(path: &str) -> Option<String> {
-    if !path.contains('%') {
-        return None;
-    }
-    let text = decode_escapes(path).replace('\\', "/");
-    Some(remove_dot_segments(&text).unwrap_or(text))
+/// How an application may read a path otherwise than as it is: with every escape decoded, without
+/// the parameters of its segments (`/a;b/c`, as servlets do), or both, in either order.
+pub fn readings(path: &str) -> Vec<String> {
+    let (decoded, bare) = (decoded(path), without_parameters(path));
+    let both = [
+        decoded.as_deref().and_then(without_parameters),
+        bare.as_deref().and_then(self::decoded),
+    ];
+    [decoded, bare].into_iter().chain(both).flatten().collect()
+}
+
+/// `None`: it has no escape.
+fn decoded(path: &str) -> Option<String> {
+    let is_escaped = path.contains('%');
+    is_escaped.then(|| resolved(decode_escapes(path).replace('\\', "/")))
+}
+
+/// `None`: it has none.
+fn without_parameters(path: &str) -> Option<String> {
+    let name = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
+    let names = || path.split('/').map(name).collect::<Vec<_>>();
+    path.contains(';').then(|| resolved(names().join("/")))
+}
+
+fn resolved(path: String) -> String {
+    remove_dot_segments(&path).unwrap_or(path)
 }
 
 fn decode_unreserved(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -175,15 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_decoded_as_applications_may_do() {
+    fn a_path_is_read_as_applications_may_do() {
         for (given, expected) in [
-            ("/a", None),
-            ("/a%2Fb%3Ac", Some("/a/b:c")),
-            ("/%2Fa%5cb", Some("/a/b")),
-            ("/%C3%A9", Some("/é")),
-            ("/%ff", Some("/\u{fffd}")),
+            ("/a", &[][..]),
+            ("/a%2Fb%3Ac", &["/a/b:c"]),
+            ("/%2Fa%5cb", &["/a/b"]),
+            ("/%C3%A9", &["/é"]),
+            ("/%ff", &["/\u{fffd}"]),
+            ("/a;b=c/d;", &["/a/d"]),
+            ("/;x/a", &["/a"]),
+            ("/a%3Bb", &["/a;b", "/a"]),
+            ("/a%2Fb;c", &["/a/b;c", "/a%2Fb", "/a/b", "/a/b"]),
+            ("/a;%2Fb", &["/a;/b", "/a", "/a/b"]),
         ] {
-            assert_eq!(decode_path(given).as_deref(), expected, "{given}");
+            assert_eq!(readings(given), expected, "{given}");
         }
     }
 }

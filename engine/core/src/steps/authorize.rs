@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::path::decode_path;
+use crate::path::readings;
 use crate::plan::inbound::{FromPlan, InboundPlan, PolicyPlan, RulePlan, ToPlan};
 use crate::record::Action;
 use crate::tls::SpiffeId;
@@ -50,26 +50,29 @@ pub fn authorize(plan: &InboundPlan, call: &Call<'_>) -> Verdict {
     }
 }
 
-/// A path with escapes, and a method in small letters, which many applications take for the one
-/// in capitals, are read both ways: what is denied stays so in either spelling.
+/// A path with escapes or parameters, and a method in small letters, which many applications take
+/// for the one in capitals, are read in every way: what is denied stays so in any spelling.
 fn denied(plan: &InboundPlan, call: &Call<'_>) -> Option<Verdict> {
     if plan.deny.is_empty() {
         return None;
     }
     first_match(&plan.deny, call, Action::Deny).or_else(|| {
         let (method, path) = call.http?;
-        let decoded = decode_path(path);
+        let readings = readings(path);
         let is_small = method.bytes().any(|byte| byte.is_ascii_lowercase());
         let capital = is_small.then(|| method.to_ascii_uppercase());
         let read = |method: &str, path: &str| {
             let http = Some((method, path));
             first_match(&plan.deny, &Call { http, ..*call }, Action::Deny)
         };
-        let decoded_path = decoded.as_deref();
-        decoded_path
-            .and_then(|path| read(method, path))
-            .or_else(|| read(capital.as_deref()?, path))
-            .or_else(|| read(capital.as_deref()?, decoded_path?))
+        let others = || readings.iter().map(String::as_str);
+        let as_written = others().find_map(|path| read(method, path));
+        as_written.or_else(|| {
+            let capital = capital.as_deref()?;
+            std::iter::once(path)
+                .chain(others())
+                .find_map(|path| read(capital, path))
+        })
     })
 }
 
@@ -225,14 +228,22 @@ mod tests {
     }
 
     #[test]
-    fn an_escape_does_not_hide_what_is_denied_nor_reveal_what_is_allowed() {
+    fn no_spelling_hides_what_is_denied_nor_reveals_what_is_allowed() {
         let paths = json!([to(&[], &["/admin/*"])]);
         let deny = plan(
             "allow",
             json!([policy("a/d", "deny", json!([]), paths.clone())]),
         );
         let allow = plan("allow", json!([policy("a/a", "allow", json!([]), paths)]));
-        for path in ["/admin%2Fusers", "/%2Fadmin/users", "/admin%5cusers"] {
+        for path in [
+            "/admin%2Fusers",
+            "/%2Fadmin/users",
+            "/admin%5cusers",
+            "/admin;x/users",
+            "/;x/admin/users",
+            "/admin%3Bx/users",
+            "/admin;%2Fx/users",
+        ] {
             let get = Some(("GET", path));
             assert_eq!(decide(&deny, Some(WEB), get).0, Action::Deny, "{path}");
             assert_eq!(decide(&allow, Some(WEB), get).0, Action::Deny, "{path}");

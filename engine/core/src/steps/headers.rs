@@ -316,6 +316,8 @@ mod tests {
             ("x_tulle-peer", "a"),
             ("x-forwarded-client-cert", "a"),
             ("x_forwarded_client_cert", "a"),
+            ("x.forwarded.client.cert", "a"),
+            ("l5d-client-id", "a"),
             ("x-tull", "kept"),
             ("x-forwarded-client-certs", "kept"),
         ]);
