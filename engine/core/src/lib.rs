@@ -54,4 +54,6 @@ pub mod tls;
 pub mod tries;
 pub mod upload;
 pub mod upstream;
+#[cfg(test)]
+mod waits;
 pub mod worker;

@@ -401,8 +401,7 @@ pub async fn http2(
     loop {
         let accepted = std::future::poll_fn(|cx: &mut Context<'_>| {
             let busy = connection.has_streams();
-            let idle_over = idle.poll(cx, busy || ending).is_ready();
-            if !ending && (idle_over || over.as_mut().poll(cx).is_ready()) {
+            if !ending && (idle.poll(cx, busy).is_ready() || over.as_mut().poll(cx).is_ready()) {
                 ending = true;
                 connection.graceful_shutdown();
                 idle = Idle::new(PING_TIMEOUT);

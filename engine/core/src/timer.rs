@@ -22,12 +22,22 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Microseconds since the engine's clock began; it begins at 1, so that 0 can mean never.
 pub fn now_us() -> u64 {
-    u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX) + 1
+    micros(elapsed()) + 1
 }
 
 /// Seconds since the engine's clock began.
 pub fn now_s() -> u64 {
-    START.elapsed().as_secs()
+    elapsed().as_secs()
+}
+
+#[cfg(not(test))]
+fn elapsed() -> Duration {
+    START.elapsed()
+}
+
+#[cfg(test)]
+fn elapsed() -> Duration {
+    tests::HELD.get().unwrap_or_else(|| START.elapsed())
 }
 
 thread_local! {
@@ -205,7 +215,32 @@ pub async fn until<T>(end_us: u64, mut future: impl Future<Output = T> + Unpin) 
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// The time of a thread whose clock stands.
+        pub(super) static HELD: Cell<Option<Duration>> = const { Cell::new(None) };
+    }
+
+    /// Stop this thread's clock; time goes on by [`pass`] alone.
+    pub(crate) fn hold() {
+        HELD.set(Some(elapsed()));
+    }
+
+    /// Let `time` pass at once; whatever is due by then has seen it.
+    pub(crate) async fn pass(time: Duration) {
+        HELD.set(Some(elapsed() + time));
+        WAITS.with_borrow(|waits| waits.hurry.iter().for_each(|hurry| hurry.notify_one()));
+        Deadline::after(Duration::ZERO).await;
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Enough turns of the runtime for those who were woken.
+    const TURNS: usize = 32;
 
     /// Run `future` where tasks of a request thread can be.
     pub(crate) fn on_local<T>(future: impl Future<Output = T>) -> T {

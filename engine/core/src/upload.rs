@@ -126,9 +126,10 @@ impl Upload {
     ) -> Poll<Result<(), Failed>> {
         let before = self.sent;
         let polled = self.poll_on(cx, client, upstream);
-        if polled.is_ready() || self.sent > before || self.waits_us > 0 {
+        if polled.is_ready() || self.waits_us > 0 {
             self.stuck_us = 0;
-        } else if self.stuck_us == 0 {
+        } else if self.stuck_us == 0 || self.sent > before {
+            // Nobody may look again before the time is over.
             self.stuck_us = now_us();
         }
         polled
