@@ -217,7 +217,7 @@ fn target_parts<'a>(method: &Method, target: &'a str) -> Result<Parts<'a>, Error
         return Err(bad("the target has a fragment"));
     }
     if *method == Method::CONNECT {
-        return match is_authority(target) {
+        return match is_authority(target.as_bytes()) {
             true => Ok(Parts(Some(target), "", None)),
             false => Err(bad("CONNECT names no host and port")),
         };
@@ -235,7 +235,7 @@ fn target_parts<'a>(method: &Method, target: &'a str) -> Result<Parts<'a>, Error
         let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         (Some(authority), rest)
     };
-    if authority.is_some_and(|authority| !is_authority(authority)) {
+    if authority.is_some_and(|authority| !is_authority(authority.as_bytes())) {
         return Err(bad("the target names no host"));
     }
     let (path, query) = match rest.split_once('?') {
@@ -252,22 +252,26 @@ fn target_parts<'a>(method: &Method, target: &'a str) -> Result<Parts<'a>, Error
 
 /// Whether `text` is a name or an address, and a port if there is one (RFC 3986 §3.2). A user has
 /// no place in a request (RFC 9110 §4.2.4).
-pub(crate) fn is_authority(text: &str) -> bool {
-    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let after = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
-        Some(Some((address, after))) if address.parse::<Ipv6Addr>().is_ok() => after,
-        Some(_) => return false,
-        None => {
-            let end = text.find(':').unwrap_or(text.len());
-            let (name, after) = text.split_at(end);
-            if name.is_empty() || !name.bytes().all(is_of_name) {
-                return false;
-            }
-            after
-        }
+pub(crate) fn is_authority(text: &[u8]) -> bool {
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let name = text.iter().take_while(|byte| is_of_name(byte)).count();
+    let after = match text.strip_prefix(b"[") {
+        Some(rest) => after_address(rest),
+        None => Some(&text[name..]).filter(|_| name > 0),
     };
-    let port = after.strip_prefix(':');
-    after.is_empty() || port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+    match after {
+        Some([b':', port @ ..]) => port.iter().all(u8::is_ascii_digit),
+        Some(after) => after.is_empty(),
+        None => false,
+    }
+}
+
+/// What stands behind the IPv6 address and its bracket.
+fn after_address(text: &[u8]) -> Option<&[u8]> {
+    let end = text.iter().position(|&byte| byte == b']')?;
+    let address = std::str::from_utf8(&text[..end]).ok()?;
+    address.parse::<Ipv6Addr>().ok()?;
+    Some(&text[end + 1..])
 }
 
 fn is_http(scheme: &str) -> bool {
@@ -458,7 +462,7 @@ mod tests {
             ("a%2e", false),
             ("\u{e9}", false),
         ] {
-            assert_eq!(is_authority(target), accepted, "{target}");
+            assert_eq!(is_authority(target.as_bytes()), accepted, "{target}");
         }
     }
 

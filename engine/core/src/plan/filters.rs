@@ -105,7 +105,7 @@ fn check_path(modifier: Option<&PathModifier>) -> Result<(), String> {
 }
 
 fn check_host(host: Option<&str>) -> Result<(), String> {
-    match host.filter(|host| !is_authority(host)) {
+    match host.filter(|host| !is_authority(host.as_bytes())) {
         None => Ok(()),
         Some(host) => Err(format!("{host:?} is not a host")),
     }

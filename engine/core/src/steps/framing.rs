@@ -36,12 +36,12 @@ pub fn check(head: &mut RequestHead) -> Result<(), Error> {
         return refused("the request has several hosts");
     }
     // An empty one stands for a target without an authority (RFC 9112 §3.2).
-    if host.is_some_and(|host| !host.value.is_empty() && !is_host(host.value)) {
+    if host.is_some_and(|host| !host.value.is_empty() && !is_authority(host.value)) {
         return refused("the host is none");
     }
     let mut counts_alone = None;
     if let Some(authority) = head.authority() {
-        if !is_authority(authority) {
+        if !is_authority(authority.as_bytes()) {
             return refused("the host is none");
         }
         let differs = |host: &[u8]| !authority.as_bytes().eq_ignore_ascii_case(host);
@@ -109,10 +109,6 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
         Some(_) if length.is_some() => refused("a switch has no length"),
         _ => Ok(()),
     }
-}
-
-fn is_host(value: &[u8]) -> bool {
-    std::str::from_utf8(value).is_ok_and(is_authority)
 }
 
 /// RFC 9113 §8.2.1; HTTP/1.1 takes such spaces away.
