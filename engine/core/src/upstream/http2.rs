@@ -3,25 +3,27 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::client::{Builder, Connection as Driven, ResponseFuture, SendRequest};
 use http::StatusCode;
 use tokio::sync::Notify;
 
 use super::Target;
-use super::connect::{Alpn, ConnectionPermit, PendingPermit, connect};
+use super::connect::{Alpn, ConnectionPermit, PendingPermit, connect_now, in_time};
 use super::pool::{IDLE_TIME, Key};
+use super::stream::Stream as Raw;
 use crate::error::{Error, Reason};
 use crate::head::{Length, RequestHead, ResponseHead};
 use crate::http1::HEAD_MAX;
 use crate::http2::keepalive::KeepAlive;
 use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, Stream, heads};
-use crate::timer::{Deadline, micros, now_us, within};
+use crate::timer::{micros, now_us, within};
 use crate::worker::Worker;
 
 /// Most connections of a thread to one endpoint: a peer that takes few streams at once has several.
@@ -30,8 +32,6 @@ pub const CONNECTIONS_MAX: usize = 16;
 const UNSETTLED: usize = usize::MAX - 1;
 /// Time between pings while requests are open.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// Time between looks whether the settings of a new connection have come.
-const SETTINGS_LOOK: Duration = Duration::from_millis(5);
 
 /// The connections of a thread to one endpoint.
 #[derive(Debug, Default)]
@@ -49,15 +49,13 @@ struct Slot {
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Bytes>,
-    /// When it was opened.
-    since_us: u64,
     expires_us: Option<u64>,
     /// When a stream last began or ended.
     used_us: Cell<u64>,
     closed: Cell<bool>,
     streams: Cell<usize>,
-    /// Most streams at once, as the peer has said; `None`: it has said nothing yet.
-    streams_max: Cell<Option<usize>>,
+    /// Most streams at once, as the peer has said last.
+    streams_max: Cell<usize>,
     /// Tells those who wait for a stream to the endpoint.
     freed: Rc<Notify>,
 }
@@ -67,9 +65,8 @@ impl Connection {
         !self.closed.get() && self.expires_us.is_none_or(|end| now_us < end)
     }
 
-    /// The first stream goes ahead of the peer's settings.
     fn has_room(&self) -> bool {
-        self.streams.get() < self.streams_max.get().unwrap_or(1)
+        self.streams.get() < self.streams_max.get()
     }
 
     /// The peer has said that it takes no more streams.
@@ -79,7 +76,7 @@ impl Connection {
     }
 
     fn learn(&self, announced: usize) {
-        let most = (announced != UNSETTLED).then(|| announced.min(STREAMS_MAX as usize));
+        let most = announced.min(STREAMS_MAX as usize);
         if self.streams_max.replace(most) != most {
             self.freed.notify_waiters();
         }
@@ -114,7 +111,7 @@ impl Drop for Lease {
 /// What a look at an endpoint's connections finds.
 enum Look {
     Room(Lease),
-    /// A connection is being opened, or its peer has yet to say how many streams it takes.
+    /// A connection is being opened.
     Soon,
     /// All are full, and there may be a further one.
     Few,
@@ -131,8 +128,7 @@ impl Slot {
             return Look::Room(Lease::take(connection));
         }
         connections.retain(|one| one.is_usable(now) && !one.is_left());
-        let is_new = |one: &Rc<Connection>| one.streams_max.get().is_none();
-        if self.opening.get() || connections.iter().any(is_new) {
+        if self.opening.get() {
             Look::Soon
         } else if connections.len() < CONNECTIONS_MAX {
             Look::Few
@@ -199,8 +195,10 @@ pub async fn begin(
             }
             Err(error) => return Err(Error::new(Reason::Unsent, error.to_string())),
         };
-        if switch.is_some() {
-            may_switch(&lease.0, target).await?;
+        // RFC 8441 §3.
+        if switch.is_some() && !sender.is_extended_connect_protocol_enabled() {
+            let detail = "a service on HTTP/2 that cannot switch protocols";
+            return Err(Error::new(Reason::BadRequest, detail));
         }
         let request = heads::to_request(head, switch, &target.address.to_string())?;
         let ended = head.length == Length::None && switch.is_none();
@@ -221,20 +219,6 @@ pub async fn begin(
             Err(_) => lease.0.close(),
         }
     }
-}
-
-/// Wait until the peer has said that it takes an extended CONNECT; a new connection has yet to
-/// hear of it (RFC 8441 §3).
-async fn may_switch(connection: &Connection, target: &Target) -> Result<(), Error> {
-    let end_us = connection.since_us + micros(target.connect_timeout);
-    while !connection.sender.is_extended_connect_protocol_enabled() {
-        if now_us() >= end_us {
-            let detail = "a service on HTTP/2 that cannot switch protocols";
-            return Err(Error::new(Reason::BadRequest, detail));
-        }
-        Deadline::after(SETTINGS_LOOK).await;
-    }
-    Ok(())
 }
 
 impl OnStream {
@@ -311,12 +295,15 @@ async fn lease(worker: &Rc<Worker>, target: &Target, slot: &Slot) -> Result<(Lea
         Some(Ok(Place::New(opening, permit))) => (opening, permit),
         Some(Err(error)) => return Err(error),
         None => {
-            let limit = target.connect_timeout.as_millis();
-            let detail = format!(
-                "no stream to {} became free within {limit} ms",
-                target.address
-            );
-            return Err(Error::new(Reason::PendingLimit, detail));
+            let (at, limit) = (target.address, target.connect_timeout.as_millis());
+            // Where none is open, it was the first that did not open in time.
+            return Err(if slot.connections.borrow().is_empty() {
+                let detail = format!("no connection to {at} within {limit} ms");
+                Error::new(Reason::ConnectFailed, detail)
+            } else {
+                let detail = format!("no stream to {at} became free within {limit} ms");
+                Error::new(Reason::PendingLimit, detail)
+            });
         }
     };
     let opened = open(worker, target, permit, &slot.freed).await;
@@ -324,9 +311,13 @@ async fn lease(worker: &Rc<Worker>, target: &Target, slot: &Slot) -> Result<(Lea
     *opening.0.failed.borrow_mut() =
         failed.map(|error| (now_us(), error.reason, error.detail.clone()));
     let connection = opened?;
-    let lease = Lease::take(&connection);
+    let lease = connection.has_room().then(|| Lease::take(&connection));
     slot.connections.borrow_mut().push(connection);
-    Ok((lease, true))
+    let none = || {
+        let detail = format!("{} takes no stream", target.address);
+        Error::new(Reason::PendingLimit, detail)
+    };
+    Ok((lease.ok_or_else(none)?, true))
 }
 
 /// Wait for a stream, or until a further connection may be opened. Where the service's limits do
@@ -384,40 +375,35 @@ fn permitted(target: &Target) -> Result<Option<ConnectionPermit>, Error> {
         .transpose()
 }
 
-/// A new connection, driven by a task of its own.
+/// A new connection whose peer has said how many streams it takes, driven by a task of its own.
 async fn open(
     worker: &Rc<Worker>,
     target: &Target,
     permit: Option<ConnectionPermit>,
     freed: &Rc<Notify>,
 ) -> Result<Rc<Connection>, Error> {
-    let connected = connect(worker, target, Alpn::Http2).await?;
-    let (sender, mut driven) = Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(UNSETTLED)
-        .max_header_list_size(HEAD_MAX as u32)
-        .max_send_buffer_size(STREAM_SEND_MAX)
-        .enable_push(false)
-        .handshake(connected.stream)
-        .await
-        .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
+    let opening = Box::pin(async {
+        let connected = connect_now(worker, target, Alpn::Http2).await?;
+        let (sender, driven) = settled(connected.stream).await?;
+        Ok((sender, driven, connected.expires_us))
+    });
+    let (sender, mut driven, expires_us) = in_time(target, opening).await?;
     let connection = Rc::new(Connection {
         sender,
-        since_us: now_us(),
-        expires_us: connected.expires_us,
+        expires_us,
         used_us: Cell::new(now_us()),
         closed: Cell::new(false),
         streams: Cell::new(0),
-        streams_max: Cell::new(None),
+        streams_max: Cell::default(),
         freed: Rc::clone(freed),
     });
+    connection.learn(driven.max_concurrent_send_streams());
     // Not held by its own task, or it would never be let go of.
     let known = Rc::downgrade(&connection);
     worker.spawn(async move {
         let mut alive = KeepAlive::new(driven.ping_pong(), PING_INTERVAL);
         // Each stream learns of the connection's end by itself.
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             if Pin::new(&mut driven).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -434,4 +420,28 @@ async fn open(
         drop(permit);
     });
     Ok(connection)
+}
+
+/// Speak HTTP/2 on `stream`, and wait for the peer's settings: a stream that goes ahead of them may
+/// be refused, or wait for ever where they let none begin.
+async fn settled(stream: Raw) -> Result<(SendRequest<Bytes>, Driven<Raw>), Error> {
+    let failed = |detail| Error::new(Reason::ConnectFailed, detail);
+    let (sender, mut driven) = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(UNSETTLED)
+        .max_header_list_size(HEAD_MAX as u32)
+        .max_send_buffer_size(STREAM_SEND_MAX)
+        .enable_push(false)
+        .handshake(stream)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    poll_fn(|cx| match Pin::new(&mut driven).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err(failed("closed before it said anything".into()))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error.to_string()))),
+        Poll::Pending if driven.max_concurrent_send_streams() == UNSETTLED => Poll::Pending,
+        Poll::Pending => Poll::Ready(Ok(())),
+    })
+    .await?;
+    Ok((sender, driven))
 }

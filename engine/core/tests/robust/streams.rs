@@ -1,8 +1,8 @@
 //! A service on HTTP/2 that takes few streams at once: further connections, and their bounds.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ struct Server {
     asked: Receiver<usize>,
     /// How many requests are answered, in the order they came.
     answers: watch::Sender<usize>,
+    /// The number of the connection that it says goodbye on.
+    leaves: watch::Sender<Option<usize>>,
 }
 
 impl Server {
@@ -33,6 +35,7 @@ impl Server {
         listener.set_nonblocking(true).expect("a mode");
         let (said, asked) = channel();
         let (answers, answered) = watch::channel(0);
+        let (leaves, left) = watch::channel(None);
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
             let (mut connections, mut requests) = (0, 0);
@@ -42,12 +45,13 @@ impl Server {
                     accepted = listener.accept() => {
                         let (stream, _) = accepted.expect("a connection");
                         let (arrive, number) = (arrive.clone(), connections);
+                        let mut left = left.clone();
                         connections += 1;
                         tokio::spawn(async move {
                             let mut builder = h2::server::Builder::new();
                             let shake = builder.max_concurrent_streams(streams).handshake::<_, Bytes>(stream);
                             let mut connection = shake.await.expect("HTTP/2");
-                            while let Some(Ok((_, respond))) = connection.accept().await {
+                            while let Some(respond) = next(&mut connection, &mut left, number).await {
                                 let _over = arrive.send((number, respond));
                             }
                         });
@@ -70,7 +74,12 @@ impl Server {
             let runtime = runtime.enable_all().build();
             runtime.expect("a runtime").block_on(serve);
         });
-        Server { at, asked, answers }
+        Server {
+            at,
+            asked,
+            answers,
+            leaves,
+        }
     }
 
     /// A sidecar before it, which does not try again.
@@ -86,6 +95,22 @@ impl Server {
     fn next(&self, requests: usize) -> Vec<usize> {
         let next = |_| self.asked.recv_timeout(PATIENCE).expect("a request");
         (0..requests).map(next).collect()
+    }
+}
+
+/// The next request of a connection; says goodbye when `left` names its number.
+async fn next(
+    connection: &mut h2::server::Connection<tokio::net::TcpStream, Bytes>,
+    left: &mut watch::Receiver<Option<usize>>,
+    number: usize,
+) -> Option<h2::server::SendResponse<Bytes>> {
+    loop {
+        tokio::select! {
+            asked = connection.accept() => return asked?.ok().map(|(_, respond)| respond),
+            Ok(()) = left.changed() => if *left.borrow() == Some(number) {
+                connection.graceful_shutdown();
+            }
+        }
     }
 }
 
@@ -173,4 +198,101 @@ fn where_the_service_has_all_its_connections_so_many_wait() {
     for answer in open.iter_mut().map(head).chain([waited]) {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
+}
+
+#[test]
+fn where_one_of_several_says_goodbye_the_others_go_on() {
+    let server = Server::start(1);
+    let engine = server.sidecar(|_| {});
+    let mut clients = ask(&engine, 3);
+    let mut connections = server.next(3);
+    connections.sort_unstable();
+    assert_eq!(connections, [0, 1, 2]);
+    server.leaves.send_replace(Some(1));
+    server.answers.send_replace(3);
+    // What is open on it is answered, too.
+    for client in &mut clients {
+        assert!(head(client).starts_with("HTTP/1.1 200"));
+    }
+    let mut clients = ask(&engine, 3);
+    let mut connections = server.next(3);
+    connections.sort_unstable();
+    assert_eq!(connections, [0, 2, 3]);
+    server.answers.send_replace(usize::MAX);
+    for client in &mut clients {
+        assert!(head(client).starts_with("HTTP/1.1 200"));
+    }
+}
+
+/// `SETTINGS` that let a client open so many streams (RFC 9113 §6.5.2).
+fn streams_at_once(most: u8) -> [u8; 15] {
+    [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, most]
+}
+
+/// A server that takes no stream, hands over its connections, and answers what comes nevertheless.
+fn unwilling() -> (SocketAddr, Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = listener.local_addr().expect("an address");
+    let (say, opened) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let say = say.clone();
+            // A client that has enough of it leaves in the middle of a frame.
+            thread::spawn(move || take_none(stream, &say));
+        }
+    });
+    (at, opened)
+}
+
+fn take_none(mut stream: TcpStream, say: &Sender<TcpStream>) -> std::io::Result<()> {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const ACK: u8 = 1;
+    stream.write_all(&streams_at_once(0))?;
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface)?;
+    let _over = say.send(stream.try_clone()?);
+    loop {
+        let mut frame = [0; 9];
+        stream.read_exact(&mut frame)?;
+        let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload)?;
+        match (frame[3], frame[4]) {
+            // `:status: 200` (RFC 7541 appendix A).
+            (HEADERS, _) => stream.write_all(&[&[0, 0, 1, 1, 5], &frame[5..], &[0x88]].concat())?,
+            (SETTINGS, flags) if flags != ACK => {
+                stream.write_all(&[0, 0, 0, 4, ACK, 0, 0, 0, 0])?;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_takes_no_stream_has_so_many_connections_until_it_does() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let (at, opened) = unwilling();
+    let engine = sidecar("http2", at, |traffic| {
+        traffic["retry"]["attempts"] = json!(0);
+        traffic["connect_timeout_ms"] = json!(LIMIT.as_millis());
+    });
+    let refused = |begin: Instant| {
+        let answer = head(&mut ask(&engine, 1)[0]);
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains(REFUSED), "{answer}");
+        begin.elapsed() >= LIMIT
+    };
+    for _ in 0..CONNECTIONS_MAX {
+        refused(Instant::now());
+    }
+    assert!(refused(Instant::now()), "it waits for a stream");
+    let mut connections: Vec<_> = opened.try_iter().collect();
+    assert_eq!(connections.len(), CONNECTIONS_MAX);
+    let settings = streams_at_once(100);
+    connections[0].write_all(&settings).expect("it is sent");
+    for client in &mut ask(&engine, 3) {
+        assert!(head(client).starts_with("HTTP/1.1 200"));
+    }
+    assert!(opened.try_recv().is_err());
 }
