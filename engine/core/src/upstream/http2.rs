@@ -3,27 +3,25 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{Builder, Connection as Driven, ResponseFuture, SendRequest};
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::StatusCode;
 use tokio::sync::Notify;
 
 use super::Target;
-use super::connect::{Alpn, ConnectionPermit, PendingPermit, connect_now, in_time};
+use super::connect::{Alpn, ConnectionPermit, PendingPermit, connect};
 use super::pool::{IDLE_TIME, Key};
-use super::stream::Stream as Raw;
 use crate::error::{Error, Reason};
 use crate::head::{Length, RequestHead, ResponseHead};
 use crate::http1::HEAD_MAX;
 use crate::http2::keepalive::KeepAlive;
 use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, Stream, heads};
-use crate::timer::{micros, now_us, within};
+use crate::timer::{Deadline, micros, now_us, within};
 use crate::worker::Worker;
 
 /// Most connections of a thread to one endpoint: a peer that takes few streams at once has several.
@@ -32,6 +30,11 @@ pub const CONNECTIONS_MAX: usize = 16;
 const UNSETTLED: usize = usize::MAX - 1;
 /// Time between pings while requests are open.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Time between looks whether the settings of a new connection have come.
+const SETTINGS_LOOK: Duration = Duration::from_millis(5);
+/// How long the first stream waits for them: ahead of settings that let none begin it would be kept
+/// back for ever. A peer that is slow to say them gets it nevertheless.
+const SETTINGS_TIME: Duration = Duration::from_millis(100);
 
 /// The connections of a thread to one endpoint.
 #[derive(Debug, Default)]
@@ -49,13 +52,17 @@ struct Slot {
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Bytes>,
+    /// When it was opened.
+    since_us: u64,
     expires_us: Option<u64>,
     /// When a stream last began or ended.
     used_us: Cell<u64>,
     closed: Cell<bool>,
     streams: Cell<usize>,
-    /// Most streams at once, as the peer has said last.
-    streams_max: Cell<usize>,
+    /// Most streams at once, as the peer has said; `None`: it has said nothing yet.
+    streams_max: Cell<Option<usize>>,
+    /// Tells who opened it that the peer has said it, or closed.
+    settled: Notify,
     /// Tells those who wait for a stream to the endpoint.
     freed: Rc<Notify>,
 }
@@ -66,7 +73,15 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.streams.get() < self.streams_max.get()
+        self.streams.get() < self.streams_max.get().unwrap_or(1)
+    }
+
+    /// Wait for the peer's settings, at most as long as the first stream does.
+    async fn settle(&self) {
+        let settled = self.settled.notified();
+        if self.streams_max.get().is_none() && !self.closed.get() {
+            let _late = within(SETTINGS_TIME, pin!(settled)).await;
+        }
     }
 
     /// The peer has said that it takes no more streams.
@@ -76,14 +91,16 @@ impl Connection {
     }
 
     fn learn(&self, announced: usize) {
-        let most = announced.min(STREAMS_MAX as usize);
+        let most = (announced != UNSETTLED).then(|| announced.min(STREAMS_MAX as usize));
         if self.streams_max.replace(most) != most {
+            self.settled.notify_waiters();
             self.freed.notify_waiters();
         }
     }
 
     fn close(&self) {
         self.closed.set(true);
+        self.settled.notify_waiters();
         self.freed.notify_waiters();
     }
 }
@@ -111,7 +128,7 @@ impl Drop for Lease {
 /// What a look at an endpoint's connections finds.
 enum Look {
     Room(Lease),
-    /// A connection is being opened.
+    /// A connection is being opened, or its peer has yet to say how many streams it takes.
     Soon,
     /// All are full, and there may be a further one.
     Few,
@@ -128,7 +145,8 @@ impl Slot {
             return Look::Room(Lease::take(connection));
         }
         connections.retain(|one| one.is_usable(now) && !one.is_left());
-        if self.opening.get() {
+        let is_new = |one: &Rc<Connection>| one.streams_max.get().is_none();
+        if self.opening.get() || connections.iter().any(is_new) {
             Look::Soon
         } else if connections.len() < CONNECTIONS_MAX {
             Look::Few
@@ -195,10 +213,8 @@ pub async fn begin(
             }
             Err(error) => return Err(Error::new(Reason::Unsent, error.to_string())),
         };
-        // RFC 8441 §3.
-        if switch.is_some() && !sender.is_extended_connect_protocol_enabled() {
-            let detail = "a service on HTTP/2 that cannot switch protocols";
-            return Err(Error::new(Reason::BadRequest, detail));
+        if switch.is_some() {
+            may_switch(&lease.0, target).await?;
         }
         let request = heads::to_request(head, switch, &target.address.to_string())?;
         let ended = head.length == Length::None && switch.is_none();
@@ -219,6 +235,20 @@ pub async fn begin(
             Err(_) => lease.0.close(),
         }
     }
+}
+
+/// Wait until the peer has said that it takes an extended CONNECT; a new connection has yet to
+/// hear of it (RFC 8441 §3).
+async fn may_switch(connection: &Connection, target: &Target) -> Result<(), Error> {
+    let end_us = connection.since_us + micros(target.connect_timeout);
+    while !connection.sender.is_extended_connect_protocol_enabled() {
+        if now_us() >= end_us {
+            let detail = "a service on HTTP/2 that cannot switch protocols";
+            return Err(Error::new(Reason::BadRequest, detail));
+        }
+        Deadline::after(SETTINGS_LOOK).await;
+    }
+    Ok(())
 }
 
 impl OnStream {
@@ -310,14 +340,18 @@ async fn lease(worker: &Rc<Worker>, target: &Target, slot: &Slot) -> Result<(Lea
     let failed = opened.as_ref().err();
     *opening.0.failed.borrow_mut() =
         failed.map(|error| (now_us(), error.reason, error.detail.clone()));
-    let connection = opened?;
-    let lease = connection.has_room().then(|| Lease::take(&connection));
-    slot.connections.borrow_mut().push(connection);
-    let none = || {
+    let lease = Lease::take(&opened?);
+    let connection = Rc::clone(&lease.0);
+    slot.connections.borrow_mut().push(Rc::clone(&connection));
+    // Others use it, or open a further one, should the client leave meanwhile.
+    drop(opening);
+    connection.settle().await;
+    let most = connection.streams_max.get();
+    if most.is_some_and(|most| connection.streams.get() > most) {
         let detail = format!("{} takes no stream", target.address);
-        Error::new(Reason::PendingLimit, detail)
-    };
-    Ok((lease.ok_or_else(none)?, true))
+        return Err(Error::new(Reason::PendingLimit, detail));
+    }
+    Ok((lease, true))
 }
 
 /// Wait for a stream, or until a further connection may be opened. Where the service's limits do
@@ -326,7 +360,7 @@ async fn place<'a>(target: &Target, slot: &'a Slot) -> Result<Place<'a>, Error> 
     let asked_us = now_us();
     let (mut permit, mut pending) = (None, None);
     loop {
-        let mut freed = std::pin::pin!(slot.freed.notified());
+        let mut freed = pin!(slot.freed.notified());
         // Registered before the look around: whoever frees a stream tells those he knows of.
         freed.as_mut().enable();
         let look = slot.look();
@@ -375,35 +409,41 @@ fn permitted(target: &Target) -> Result<Option<ConnectionPermit>, Error> {
         .transpose()
 }
 
-/// A new connection whose peer has said how many streams it takes, driven by a task of its own.
+/// A new connection, driven by a task of its own.
 async fn open(
     worker: &Rc<Worker>,
     target: &Target,
     permit: Option<ConnectionPermit>,
     freed: &Rc<Notify>,
 ) -> Result<Rc<Connection>, Error> {
-    let opening = Box::pin(async {
-        let connected = connect_now(worker, target, Alpn::Http2).await?;
-        let (sender, driven) = settled(connected.stream).await?;
-        Ok((sender, driven, connected.expires_us))
-    });
-    let (sender, mut driven, expires_us) = in_time(target, opening).await?;
+    let connected = connect(worker, target, Alpn::Http2).await?;
+    let (sender, mut driven) = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(UNSETTLED)
+        .max_header_list_size(HEAD_MAX as u32)
+        .max_send_buffer_size(STREAM_SEND_MAX)
+        .enable_push(false)
+        .handshake(connected.stream)
+        .await
+        .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
     let connection = Rc::new(Connection {
         sender,
-        expires_us,
+        since_us: now_us(),
+        expires_us: connected.expires_us,
         used_us: Cell::new(now_us()),
         closed: Cell::new(false),
         streams: Cell::new(0),
-        streams_max: Cell::default(),
+        streams_max: Cell::new(None),
+        settled: Notify::new(),
         freed: Rc::clone(freed),
     });
-    connection.learn(driven.max_concurrent_send_streams());
     // Not held by its own task, or it would never be let go of.
     let known = Rc::downgrade(&connection);
     worker.spawn(async move {
         let mut alive = KeepAlive::new(driven.ping_pong(), PING_INTERVAL);
         // Each stream learns of the connection's end by itself.
-        poll_fn(|cx| {
+        std::future::poll_fn(|cx| {
             if Pin::new(&mut driven).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -420,28 +460,4 @@ async fn open(
         drop(permit);
     });
     Ok(connection)
-}
-
-/// Speak HTTP/2 on `stream`, and wait for the peer's settings: a stream that goes ahead of them may
-/// be refused, or wait for ever where they let none begin.
-async fn settled(stream: Raw) -> Result<(SendRequest<Bytes>, Driven<Raw>), Error> {
-    let failed = |detail| Error::new(Reason::ConnectFailed, detail);
-    let (sender, mut driven) = Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(UNSETTLED)
-        .max_header_list_size(HEAD_MAX as u32)
-        .max_send_buffer_size(STREAM_SEND_MAX)
-        .enable_push(false)
-        .handshake(stream)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    poll_fn(|cx| match Pin::new(&mut driven).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err(failed("closed before it said anything".into()))),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error.to_string()))),
-        Poll::Pending if driven.max_concurrent_send_streams() == UNSETTLED => Poll::Pending,
-        Poll::Pending => Poll::Ready(Ok(())),
-    })
-    .await?;
-    Ok((sender, driven))
 }

@@ -229,8 +229,9 @@ fn streams_at_once(most: u8) -> [u8; 15] {
     [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, most]
 }
 
-/// A server that takes no stream, hands over its connections, and answers what comes nevertheless.
-fn unwilling() -> (SocketAddr, Receiver<TcpStream>) {
+/// A server that hands over its connections, and answers what comes. It takes no stream, or says
+/// nothing before the first one.
+fn peer(takes_none: bool) -> (SocketAddr, Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let at = listener.local_addr().expect("an address");
     let (say, opened) = channel();
@@ -238,17 +239,23 @@ fn unwilling() -> (SocketAddr, Receiver<TcpStream>) {
         for stream in listener.incoming().flatten() {
             let say = say.clone();
             // A client that has enough of it leaves in the middle of a frame.
-            thread::spawn(move || take_none(stream, &say));
+            thread::spawn(move || talk(stream, &say, takes_none));
         }
     });
     (at, opened)
 }
 
-fn take_none(mut stream: TcpStream, say: &Sender<TcpStream>) -> std::io::Result<()> {
+fn talk(
+    mut stream: TcpStream,
+    say: &Sender<TcpStream>,
+    mut is_settled: bool,
+) -> std::io::Result<()> {
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;
     const ACK: u8 = 1;
-    stream.write_all(&streams_at_once(0))?;
+    if is_settled {
+        stream.write_all(&streams_at_once(0))?;
+    }
     let mut preface = [0; 24];
     stream.read_exact(&mut preface)?;
     let _over = say.send(stream.try_clone()?);
@@ -258,6 +265,10 @@ fn take_none(mut stream: TcpStream, say: &Sender<TcpStream>) -> std::io::Result<
         let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
         let mut payload = vec![0; length as usize];
         stream.read_exact(&mut payload)?;
+        if frame[3] == HEADERS && !is_settled {
+            is_settled = true;
+            stream.write_all(&streams_at_once(100))?;
+        }
         match (frame[3], frame[4]) {
             // `:status: 200` (RFC 7541 appendix A).
             (HEADERS, _) => stream.write_all(&[&[0, 0, 1, 1, 5], &frame[5..], &[0x88]].concat())?,
@@ -272,7 +283,7 @@ fn take_none(mut stream: TcpStream, say: &Sender<TcpStream>) -> std::io::Result<
 #[test]
 fn a_peer_that_takes_no_stream_has_so_many_connections_until_it_does() {
     const LIMIT: Duration = Duration::from_millis(300);
-    let (at, opened) = unwilling();
+    let (at, opened) = peer(true);
     let engine = sidecar("http2", at, |traffic| {
         traffic["retry"]["attempts"] = json!(0);
         traffic["connect_timeout_ms"] = json!(LIMIT.as_millis());
@@ -295,4 +306,14 @@ fn a_peer_that_takes_no_stream_has_so_many_connections_until_it_does() {
         assert!(head(client).starts_with("HTTP/1.1 200"));
     }
     assert!(opened.try_recv().is_err());
+}
+
+#[test]
+fn a_peer_that_is_slow_to_say_its_settings_gets_one_request_nevertheless() {
+    let (at, opened) = peer(false);
+    let engine = sidecar("http2", at, |_| {});
+    for client in &mut ask(&engine, 3) {
+        assert!(head(client).starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(opened.try_iter().count(), 1);
 }
