@@ -148,6 +148,18 @@ def test_where_files_are_few_it_takes_fewer_tunnels(shop: Namespace) -> None:
         assert read_until(again, b"\n") == b"tale-1\n"
 
 
+def test_many_calls_of_the_application_leave_room_for_some_callers(shop: Namespace) -> None:
+    shop.service("busy")
+    web = shop.add("caller")
+    busy = shop.add("busy-1", HTTP)
+    limit_files(busy, shop)
+    with ExitStack() as held:
+        for _ in range(INBOUND_FILES):
+            held.enter_context(connect(busy.proxy))
+        eventually(lambda: busy.sidecar.open_files() > INBOUND_FILES, "all are accepted")
+        assert get(web.proxy, "http://busy/").status == 200
+
+
 def test_callers_leave_room_for_the_calls_of_the_application(shop: Namespace) -> None:
     """Whether they say nothing, or hold a connection to the application each."""
     shop.service("bank")

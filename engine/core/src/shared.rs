@@ -190,9 +190,16 @@ impl Shared {
         most - most / i64::from(OWN_PART)
     }
 
-    /// Below which descriptor they stay, with the connections to the application that they need.
+    /// Below which descriptor they stay, with the connections to the application that they need:
+    /// with few of them it is the application's own calls that took the rest.
     pub(crate) fn inbound_end(&self) -> i32 {
-        self.clients_end - self.clients_end / OWN_PART
+        let end = self.clients_end - self.clients_end / OWN_PART;
+        let files = 2 * self.inbound_connections.load(Relaxed);
+        if files < i64::from(end / 2) {
+            self.clients_end
+        } else {
+            end
+        }
     }
 
     /// Whether there is room for a connection just accepted that ends with `closes`.
