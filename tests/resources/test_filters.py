@@ -74,6 +74,13 @@ def test_a_path_that_stays_one(path: str, refusals: Refusals) -> None:
             "{add: [{name: Host, value: b}]}",
             'add[0].name: "Host" stands in a request once; set it',
         ),
+        *(
+            (
+                f"{{set: [{{name: host, value: '{host}'}}]}}",
+                f'set[0].value: "{host}" is not a host; a name or address, and a port',
+            )
+            for host in ("ca rt", "cart/x", "user@cart", "a:80:90", "[::1", "[cart]", "")
+        ),
         ("{remove: [host]}", 'remove[0]: "host" stands in a request once; set it'),
     ],
 )
@@ -85,3 +92,6 @@ def test_a_header_that_is_one(refusals: Refusals) -> None:
     body = '{set: [{name: Host, value: cart}, {name: x, value: "é, b\tc"}], add: [{name: y, value: ""}]}'
 
     assert _refused("RequestHeaderModifier", body, refusals) == []
+    for host in ("cart.example:80", "127.0.0.1", "[::1]:80"):
+        body = f"{{set: [{{name: Host, value: '{host}'}}]}}"
+        assert _refused("RequestHeaderModifier", body, refusals) == []

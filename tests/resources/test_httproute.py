@@ -235,7 +235,7 @@ def test_a_right_path(path: str, refusals: Refusals) -> None:
         pytest.param(
             'matches: [{headers: [{name: a, value: "b\\nc"}]}]',
             "matches[0].headers[0].value",
-            '"b\nc" is not allowed; visible characters, between them spaces and tabs (RFC 9110)',
+            '"b\nc" is not allowed; visible characters, spaces and tabs (RFC 9110)',
             id="a value of two lines",
         ),
         pytest.param(

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from tulle.resources.model import Model
-from tulle.resources.values import HeaderName, HeaderValue, PortNumber, PreciseHostname, wrong
+from tulle.resources.values import (
+    HeaderName,
+    HeaderValue,
+    PortNumber,
+    PreciseHostname,
+    is_authority,
+    wrong,
+)
 from tulle.resources.violations import Location, Problems
 
 HEADERS_MAX: Final = 16
@@ -79,6 +86,12 @@ class HeaderModifier(Model):
             if name.lower() == "host" and where[0] != "set":
                 problems.add(where, f'"{name}" stands in a request once', "set it")
             seen.add(name.lower())
+        for i, header in enumerate(self.set):
+            if header.name.lower() == "host" and not is_authority(header.value):
+                where = ("set", i, "value")
+                problems.add(
+                    where, f'"{header.value}" is not a host', "a name or address, and a port"
+                )
         if not actions:
             problems.add((), "changes nothing", "set, add or remove")
         problems.raise_any()

@@ -26,7 +26,7 @@ from tulle.resources.route import (
 from tulle.resources.values import (
     DnsLabel,
     HeaderName,
-    HeaderValue,
+    HeaderPattern,
     Hostname,
     Interval,
     RetryAttempts,
@@ -89,7 +89,7 @@ class HeaderMatch(Model):
     """How `value` is compared; both ways the whole value and with regard to case."""
     name: HeaderName
     """Compared without regard to case; if listed twice, the first counts."""
-    value: HeaderValue
+    value: HeaderPattern
     """The value, or a regular expression for the whole value (RE2 syntax)."""
 
     @model_validator(mode="after")

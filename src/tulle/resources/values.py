@@ -7,6 +7,7 @@ and its `allowed` travel in a `PydanticCustomError`; `violations.py` turns it in
 import re
 import re._parser as _regex  # type: ignore[import-not-found]
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, Strict
@@ -26,6 +27,8 @@ _PRECISE_HOSTNAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 _VISIBLE = r"\x21-\x7e\xa0-\U0010ffff"
 _HEADER_VALUE = re.compile(rf"([{_VISIBLE}]([\t {_VISIBLE}]*[{_VISIBLE}])?)?")
+_PATTERN = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_AUTHORITY = re.compile(r"([A-Za-z0-9._-]+|\[(?P<address>[^\]%]*)\])(:[0-9]*)?")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 _LABEL_KEY = re.compile(rf"({_LABEL}(\.{_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
@@ -33,6 +36,17 @@ _APP_PROTOCOL = re.compile(rf"({_LABEL}(\.{_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.
 _DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
 _DURATION_PART = re.compile(r"([0-9]{1,5})(h|ms|m|s)")
 _MILLISECONDS: Final = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+
+
+def is_authority(value: str) -> bool:
+    """Whether *value* is a host name or an IP address, and a port if there is one (RFC 3986)."""
+    found = _AUTHORITY.fullmatch(value)
+    if found is None or found["address"] is None:
+        return found is not None
+    try:
+        return bool(IPv6Address(found["address"]))
+    except ValueError:
+        return False
 
 
 def wrong(message: str, allowed: str) -> PydanticCustomError:
@@ -79,6 +93,10 @@ HeaderValue = Annotated[
     str,
     *text(_HEADER_VALUE, 4096, "visible characters, between them spaces and tabs (RFC 9110)"),
 ]
+HeaderPattern = Annotated[
+    str, *text(_PATTERN, 4096, "visible characters, spaces and tabs (RFC 9110)")
+]
+"""What the value of a header field is compared with; an expression may end with a space."""
 PortName = Annotated[
     str, *text(_PORT_NAME, 63, "lower-case letters, digits and '-' with at least one letter")
 ]

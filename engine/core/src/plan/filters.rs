@@ -112,6 +112,10 @@ fn check_host(host: Option<&str>) -> Result<(), String> {
 }
 
 fn push_changes(edit: &HeaderEdit, out: &mut Vec<HeaderChange>) -> Result<(), String> {
+    let all = edit.set.iter().chain(&edit.add);
+    for (_, host) in all.filter(|(key, _)| Name::of(key.as_bytes()) == Name::Host) {
+        check_host(Some(host.trim()))?;
+    }
     for (key, text) in &edit.set {
         out.push(HeaderChange::Set(name(key)?, value(text)?));
     }
@@ -193,6 +197,14 @@ mod tests {
         assert_eq!(error, r#""/a\n" is not a path"#);
     }
 
+    fn with_host(host: &str) -> Result<FilterPlan, String> {
+        FilterPlan::build(&[Filter::RequestHeaders(HeaderEdit {
+            set: vec![("Host".to_owned(), host.to_owned())],
+            add: vec![],
+            remove: vec![],
+        })])
+    }
+
     #[test]
     fn a_new_host_is_one() {
         for (host, refused) in [
@@ -206,6 +218,7 @@ mod tests {
         ] {
             assert_eq!(rewritten(Some(host), None).is_err(), refused, "{host:?}");
             assert_eq!(redirected(Some(host), None).is_err(), refused, "{host:?}");
+            assert_eq!(with_host(host).is_err(), refused, "{host:?}");
         }
     }
 
