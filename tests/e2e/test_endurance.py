@@ -164,7 +164,7 @@ def test_callers_leave_room_for_the_calls_of_the_application(shop: Namespace) ->
     """Whether they say nothing, or hold a connection to the application each."""
     shop.service("bank")
     shop.service("few")
-    web = shop.add("web")
+    guest = shop.add("guest")
     few = shop.add("few-1", HTTP)
     shop.add("bank-1", HTTP)
     limit_files(few, shop)
@@ -179,10 +179,10 @@ def test_callers_leave_room_for_the_calls_of_the_application(shop: Namespace) ->
             assert abs(few.sidecar.open_files() - INBOUND_FILES) <= SLACK
             assert get(few.proxy, "http://bank/").status == 200
         eventually(lambda: few.sidecar.open_files() < INBOUND_FILES / 2, "they are closed")
-        assert get(web.proxy, "http://few/").status == 200
+        assert get(guest.proxy, "http://few/").status == 200
 
     flood(few.inbound, b"")
-    flood(web.proxy, begun)
+    flood(guest.proxy, begun)
 
 
 def limit_files(few: Workload, shop: Namespace) -> None:
