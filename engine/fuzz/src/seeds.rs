@@ -26,6 +26,10 @@ pub const REQUESTS: &[Case] = &[
     ),
     (None, b"GET http://a:80/b?c HTTP/1.1\r\nHost: b\r\n\r\n"),
     (None, b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"),
+    (
+        None,
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ),
     (None, b"OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n"),
     (None, b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n"),
     (None, b"GET / HTTP/1.0\r\n\r\n"),

@@ -107,6 +107,8 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
         Some(protocol) if !is_protocol(protocol) => refused("the protocol is none"),
         Some(protocol) if carries_http(protocol) => refused("a switch to more HTTP"),
         Some(_) if length.is_some() => refused("a switch has no length"),
+        // Read as GET where it came as CONNECT.
+        Some(_) if head.method != Method::GET => refused("the method switches no protocol"),
         _ => Ok(()),
     }
 }
@@ -270,6 +272,10 @@ mod tests {
                 "{protocol:?} {fields:?}"
             );
         }
+        let mut head = RequestHead::described(Method::OPTIONS, "*", Fields::default());
+        head.version = Version::HTTP_2;
+        head.switch = Some(head.fields.store(b"websocket"));
+        assert!(check(&mut head).is_err());
     }
 
     #[test]

@@ -47,12 +47,13 @@ pub fn strip_own(fields: &mut Fields) {
 ///
 /// A switch to more HTTP is not heeded, as any server may do: its requests would pass unseen by
 /// policies and by the limits of this hop. Nor is one with a body: nobody could tell the body
-/// from what follows the switch.
+/// from what follows the switch. On a stream it is a CONNECT, which has a path (RFC 8441 §4).
 pub fn note_switch(head: &mut RequestHead) {
     if head.switch.is_none()
         && head.version != http::Version::HTTP_10
         && head.length == crate::head::Length::None
         && let Some(protocol) = head.fields.first_span(Name::Upgrade)
+        && head.target().0 != b"*"
     {
         let mut options = head.fields.all(Name::Connection).flat_map(Field::items);
         let asked = options.any(|item| item.eq_ignore_ascii_case(b"upgrade"));
@@ -259,6 +260,18 @@ mod tests {
             let mut head = RequestHead::described(Method::GET, "/", fields);
             note_switch(&mut head);
             assert_eq!(head.switch.is_some(), heeded, "{connection}: {protocol}");
+        }
+    }
+
+    #[test]
+    fn a_switch_without_a_path_is_not_heeded() {
+        for (method, target, heeded) in
+            [(Method::OPTIONS, "/", true), (Method::OPTIONS, "*", false)]
+        {
+            let fields = Fields::of(&[("connection", "upgrade"), ("upgrade", "websocket")]);
+            let mut head = RequestHead::described(method, target, fields);
+            note_switch(&mut head);
+            assert_eq!(head.switch.is_some(), heeded, "{target}");
         }
     }
 
