@@ -156,6 +156,22 @@ fn one_protocol(asked: &[u8]) -> Option<&[u8]> {
     items(asked).next()
 }
 
+/// The length that a head tells; `None`: it tells none.
+///
+/// # Errors
+/// There is more than one, or it is no number (RFC 9113 §8.1.1).
+pub fn told_length(fields: &Fields) -> Result<Option<u64>, &'static str> {
+    let mut lengths = fields.all(Name::ContentLength);
+    let Some(length) = lengths.next() else {
+        return Ok(None);
+    };
+    if lengths.next().is_some() {
+        return Err("there is more than one length");
+    }
+    let length = parse::length(length.value).ok_or("the length is none")?;
+    Ok(Some(length))
+}
+
 /// A response that came.
 ///
 /// # Errors
@@ -166,12 +182,9 @@ pub fn response<B>(response: &Response<B>, ended: bool) -> Result<ResponseHead, 
         return bad("too many header lines");
     }
     let fields = fields(response.headers());
-    let mut lengths = fields.all(Name::ContentLength);
-    let told = lengths.next().map(|field| parse::length(field.value));
-    if lengths.next().is_some() || told == Some(None) {
-        return bad("more than one length, or none");
+    if let Err(detail) = told_length(&fields) {
+        return bad(detail);
     }
-    drop(lengths);
     Ok(ResponseHead {
         status: response.status(),
         phrase: None,

@@ -6,8 +6,9 @@ use http::{Method, Version};
 use crate::error::{Error, Reason};
 use crate::fields::Name;
 use crate::head::RequestHead;
-use crate::http1::parse::{self, LINE_REST, is_authority};
+use crate::http1::parse::{LINE_REST, is_authority};
 use crate::http1::{HEADERS_MAX, TARGET_MAX};
+use crate::http2::heads;
 use crate::path::{Normal, normalize_path};
 use crate::steps::headers::{carries_http, is_protocol};
 use crate::steps::timeout;
@@ -95,14 +96,10 @@ fn check_stream(head: &RequestHead) -> Result<(), Error> {
     if head.fields.iter().any(|field| is_padded(field.value)) {
         return refused("a field begins or ends with a space");
     }
-    let mut lengths = head.fields.all(Name::ContentLength);
-    let length = lengths.next();
-    if lengths.next().is_some() {
-        return refused("the request has more than one length");
-    }
-    if length.is_some_and(|length| parse::length(length.value).is_none()) {
-        return refused("the length is none");
-    }
+    let length = match heads::told_length(&head.fields) {
+        Ok(length) => length,
+        Err(detail) => return refused(detail),
+    };
     match head.protocol() {
         Some(protocol) if !is_protocol(protocol) => refused("the protocol is none"),
         Some(protocol) if carries_http(protocol) => refused("a switch to more HTTP"),
@@ -239,7 +236,7 @@ mod tests {
             let mut head = RequestHead::described(method, &target, fields);
             let mut line = Vec::new();
             crate::http1::encode::request(&mut line, &head, None);
-            let parsed = parse::request(&line).map_err(|error| error.reason);
+            let parsed = crate::http1::parse::request(&line).map_err(|error| error.reason);
             assert_eq!(parsed.err(), reason);
             head.version = Version::HTTP_2;
             let checked = check(&mut head).map_err(|error| error.reason);
