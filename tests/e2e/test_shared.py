@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.http_client import Client, get
 from tests.e2e.mesh import SETTINGS, Mesh
 from tests.e2e.processes import eventually
-from tulle.local.shared import BOOT, ROOT
+from tulle.local.shared import WORKERS_MAX, command
 
 pytestmark = pytest.mark.e2e
 
@@ -110,6 +110,32 @@ def test_each_has_its_own_identity_policy_and_metrics_in_one_process(project: Pr
         assert mode == 0o600
 
 
+def switches(pid: int) -> dict[str, int]:
+    """Return how often each thread that carries traffic has waited."""
+    told = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        if name.startswith("tulle-worker-"):
+            lines = (task / "status").read_text().splitlines()
+            line = next(line for line in lines if line.startswith("voluntary_ctxt_switches"))
+            told[name] = int(line.split()[1])
+    return told
+
+
+def test_each_processor_carries_its_part_of_the_connections(project: Project) -> None:
+    pid = project.known("web-1")["pid"]
+    before = switches(pid)
+    assert len(before) == min(len(os.sched_getaffinity(0)), WORKERS_MAX)
+
+    # The kernel spreads connections by a hash of their ports.
+    for _ in range(64 * len(before)):
+        assert project.call("web-1", "stock") == 200
+
+    after = switches(pid)
+    waited = {name: after[name] - before[name] for name in before}
+    assert all(count > 50 for count in waited.values()), waited
+
+
 def test_one_restarts_while_another_loses_no_request(project: Project) -> None:
     statuses: list[int] = []
     over = threading.Event()
@@ -158,7 +184,7 @@ class Shared:
         self.folder = folder
         self._told: list[dict[str, Any]] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", BOOT.format(root=ROOT)],
+            command(WORKERS_MAX),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -189,6 +215,7 @@ class Shared:
             "probe": None,
             "access_log_path": None,
             **SETTINGS,
+            "workers": WORKERS_MAX,
             **changes,
         }
         (folder / "settings.json").write_text(json.dumps(settings))
@@ -248,9 +275,9 @@ def test_one_that_cannot_start_is_named_and_the_others_run(shared: Shared) -> No
     assert "workers" in failed["error"]
     shared.wait("ended", {"odd"})
     shared.wait("ready", {"good"})
-    shared.add("several", workers=2)
-    (failed,) = shared.wait("failed", {"several"})
-    assert "allowed: 1" in failed["error"]
+    shared.add("single", workers=1)
+    (failed,) = shared.wait("failed", {"single"})
+    assert f"allowed: {WORKERS_MAX}" in failed["error"]
 
     shared.ask("add", "lost", str(shared.folder / "none.json"), str(shared.folder))
     (failed,) = shared.wait("failed", {"lost"})

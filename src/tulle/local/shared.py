@@ -19,8 +19,15 @@ from tulle.local.output import LogFile
 from tulle.local.paths import Home
 
 ROOT = str(Path(tulle.__file__).parents[1])
-BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.launch import exec_shared; exec_shared()"
+BOOT = "import sys; sys.path.append({root!r}); from tulle.sidecar.launch import exec_shared; exec_shared({workers})"
 NAME = "shared.sidecar"
+WORKERS_MAX = 4
+"""Most threads that carry traffic; the rest of a machine is for the apps."""
+
+
+def command(workers: int) -> list[str]:
+    """Return the command line of a shared process with *workers* threads that carry traffic."""
+    return [sys.executable, "-I", "-S", "-c", BOOT.format(root=ROOT, workers=workers)]
 
 
 class SharedProcess:
@@ -28,6 +35,8 @@ class SharedProcess:
 
     def __init__(self, home: Home, run: str) -> None:
         """Prepare; the first `add` starts it."""
+        self.workers = min(len(os.sched_getaffinity(0)), WORKERS_MAX)
+        """The threads that carry traffic: one for each processor that we may use."""
         self._home = home
         self._run = run
         self._child: Child | None = None
@@ -77,7 +86,7 @@ class SharedProcess:
         os.set_blocking(writer, False)
         launch = Launch(
             name=NAME,
-            command=[sys.executable, "-I", "-S", "-c", BOOT.format(root=ROOT)],
+            command=command(self.workers),
             environment=dict(os.environ),
             directory=self._home.directory,
             run=self._run,

@@ -238,6 +238,7 @@ class Sidecar:
             settings["transparent"] = {"outbound_only": True}
         if self._mesh.shared is not None:
             settings.pop("roots_pem_path")  # it comes with the token
+            settings["workers"] = self._mesh.shared.workers
         folder = self._mesh.home.sidecar(self._replica.name)
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "settings.json").write_text(json.dumps(settings, indent=1))

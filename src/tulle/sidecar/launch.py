@@ -101,9 +101,9 @@ def exec_host(
     )
 
 
-def exec_shared() -> NoReturn:
-    """Replace this process by the shared host (`shared.py`)."""
-    _exec("tulle.sidecar.shared", "")
+def exec_shared(workers: int) -> NoReturn:
+    """Replace this process by the shared host (`shared.py`), *workers* threads for traffic."""
+    _exec("tulle.sidecar.shared", str(workers))
 
 
 def _exec(module: str, arguments: str) -> NoReturn:

@@ -28,11 +28,11 @@ READ_BYTES = 64 * 1024
 class Host:
     """The sidecars of this process by name."""
 
-    def __init__(self) -> None:
-        """Start with none."""
+    def __init__(self, workers: int) -> None:
+        """Start with none, on *workers* threads for their traffic and one for all else."""
         self._ending = False
         """Whether the process ends with the last of them."""
-        self._threads = Threads(1)
+        self._threads = Threads(workers)
         self._sidecars: dict[str, Engine] = {}
         self._serving: set[str] = set()
         self._changing = _thread.allocate_lock()
@@ -119,12 +119,12 @@ def tell(name: str, event: bytes) -> None:
     emit(b'{"sidecar":"%s",%s' % (name.encode(), event[1:]))
 
 
-def main() -> None:
+def main(workers: int) -> None:
     """Run until a signal: the first lets all drain, the second ends the process at once."""
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
-        host = Host()
+        host = Host(workers)
     except EngineError as error:
         fail(error)
     _thread.start_new_thread(host.pass_on, ())
