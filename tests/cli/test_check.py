@@ -95,6 +95,11 @@ def break_record(plane):
     plane.proxies[0]["records"][0]["error"] = "bad regex"
 
 
+def set_route_aside(plane):
+    dangling_route(plane)
+    plane.objects["HTTPRoute", "default", "cart"]["spec"]["rules"] = 1
+
+
 def expire_root(plane):
     plane.bundle = root(-1)
 
@@ -108,6 +113,11 @@ def expire_root(plane):
             break_record,
             "default/cart-1 accepts service/default/cart",
             "tulle proxy status default/cart-1",
+        ),
+        (
+            set_route_aside,
+            "HTTPRoute default/cart is applied",
+            "tulle apply what is right, or tulle delete httproute/default/cart",
         ),
         (expire_root, "the root CN=tulle root is valid for -1 days", "start a control plane on"),
     ],

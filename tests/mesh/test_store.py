@@ -1,6 +1,7 @@
 """The store: every change a revision, batches whole, watches from any revision kept."""
 
 import json
+import re
 import sqlite3
 import stat
 import threading
@@ -12,6 +13,7 @@ import pytest
 from tulle.errors import Conflict, Gone, NotFound, StoreError
 from tulle.mesh.change import Delete, Put
 from tulle.mesh.store import BATCH_MAX, Store
+from tulle.resources.aside import Aside
 from tulle.resources.model import Resource, ResourceKey
 from tulle.resources.parse import parse_object
 
@@ -282,24 +284,83 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
         Store(tmp_path / "none" / "a.db")
 
 
-def test_a_stored_resource_that_is_no_longer_valid_is_named(
-    tmp_path: Path, service: MakeService
-) -> None:
-    path = tmp_path / "a.db"
-    with_service = Store(path)
-    with_service.commit([Put(service())])
-    with_service.close()
+def _rewrite(path: Path, name: str, text: str) -> None:
+    """Put what the rules refuse, or no object at all, into the store's file."""
     connection = sqlite3.connect(path)
-    value = service().to_object() | {"spec": {"ports": []}}
-    connection.execute("UPDATE resources SET object = ?", (json.dumps(value),))
+    for table in ("resources", "history"):
+        connection.execute(f"UPDATE {table} SET object = ? WHERE name = ?", (text, name))
     connection.commit()
     connection.close()
-    store = Store(path)
 
-    with pytest.raises(StoreError, match=r"Service shop/cart: spec\.ports: is empty"):
-        store.get(CART)
 
-    store.close()
+def _refused(store: Store, name: str = "cart") -> str:
+    """Return what the Service is stored as, without its ports."""
+    found = store.get(ResourceKey("Service", "shop", name)).to_object()
+    return json.dumps(found | {"spec": {"ports": []}})
+
+
+def test_what_the_rules_refuse_now_is_set_aside_as_it_is(
+    store: Store, service: MakeService
+) -> None:
+    store.commit([Put(service("cart")), Put(service("web"))])
+    written = _refused(store)
+    _rewrite(store.path, "cart", written)
+
+    listed = store.list().resources
+
+    assert [type(one).__name__ for one in listed] == ["Aside", "Service"]
+    for found in (store.get(CART), listed[0], store.events(0)[0].resource):
+        assert isinstance(found, Aside)
+        assert found.to_object() == json.loads(written)
+        assert found.problem == "spec.ports: is empty; at least one port"
+
+
+def test_what_is_set_aside_can_be_replaced_and_deleted(store: Store, service: MakeService) -> None:
+    store.commit([Put(service("cart")), Put(service("web"))])
+    for name in ("cart", "web"):
+        _rewrite(store.path, name, _refused(store, name))
+
+    web = ResourceKey("Service", "shop", "web")
+    made = store.commit([Put(service("cart", 81)), Delete(web)])
+
+    assert [outcome.action for outcome in made.outcomes] == ["configured", "deleted"]
+    assert _ports(store) == {"cart": 81}
+    assert store.get(CART).metadata.generation == 2
+    assert [event.type for event in store.events(2)] == ["MODIFIED", "DELETED"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", r"Expecting property name.*"),
+        ("[" * 100_000, "maximum recursion depth .*"),
+        ("[]", "a list is not a resource; a mapping with kind"),
+        (
+            '{"apiVersion": "v1", "kind": "Servise", "metadata": {"name": "cart"}}',
+            'Servise cart: kind: "Servise" is not known.*',
+        ),
+        (
+            '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}}',
+            "Service default/web: spec: is required",
+        ),
+    ],
+)
+def test_all_that_cannot_be_read_is_named_at_once(
+    store: Store, service: MakeService, text: str, why: str
+) -> None:
+    store.commit([Put(service("cart")), Put(service("other")), Put(service("web"))])
+    _rewrite(store.path, "cart", text)
+    _rewrite(store.path, "web", "")
+
+    for read in (store.list, lambda: store.events(0)):
+        with pytest.raises(StoreError) as raised:
+            read()
+
+        first, second = str(raised.value).splitlines()
+        where = re.escape(str(store.path))
+        assert re.fullmatch(rf"{where}: Service shop/cart is damaged: {why}", first)
+        assert re.fullmatch(rf"{where}: Service shop/web is damaged: Expecting value.*", second)
+    assert store.get(ResourceKey("Service", "shop", "other")).metadata.name == "other"
 
 
 def test_sqlite_finds_nothing_wrong(store: Store, service: MakeService) -> None:

@@ -11,6 +11,7 @@ from tulle.resources.registry import KINDS, Kind, find_kind, find_plural
 def test_every_module_of_a_kind_is_in_the_catalogue() -> None:
     modules = {module.name for module in pkgutil.iter_modules(tulle.resources.__path__)}
     shared = {
+        "aside",
         "filters",
         "model",
         "parse",

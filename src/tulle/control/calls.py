@@ -57,7 +57,7 @@ class Calls:
         body = await self._body(request, shapes.DeleteBody)
         self._check_batch(body.resources)
         keys = dict.fromkeys(_key(resource) for resource in body.resources)
-        there = [key for key in keys if self._plane.mesh.find(key) is not None]
+        there = [key for key in keys if self._plane.mesh.holds(key)]
         commit = self._plane.commit(deletes(self._plane, there))
         results = [_named(outcome) for outcome in commit.outcomes]
         return JSONResponse({"results": results, "revision": commit.revision})

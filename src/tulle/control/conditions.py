@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from tulle.errors import StoreError
 from tulle.mesh.change import Put
-from tulle.mesh.check import policy_status, route_status
+from tulle.mesh.check import policy_conditions, policy_status, route_status
 from tulle.mesh.mesh import references
 from tulle.resources.authorizationpolicy import AuthorizationPolicy
 from tulle.resources.backendtrafficpolicy import BackendTrafficPolicy
 from tulle.resources.grpcroute import GRPCRoute
 from tulle.resources.httproute import HTTPRoute
+from tulle.resources.peerauthentication import PeerAuthentication
 from tulle.resources.policy import PolicyStatus
 from tulle.resources.route import CONTROLLER_NAME, RouteStatus
 from tulle.resources.service import Service
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 AT_ONCE_MAX = 200
 """Computed by one `flush`: a few hundredths of a second of the event loop."""
 
-Owner = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute | BackendTrafficPolicy | AuthorizationPolicy
-OWNERS = (HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, BackendTrafficPolicy, AuthorizationPolicy)
+Policy = BackendTrafficPolicy | AuthorizationPolicy | PeerAuthentication
+Owner = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute | Policy
+OWNERS = (HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, *get_args(Policy))
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +102,13 @@ def _changes(mesh: Mesh, keys: Iterable[ResourceKey], now: str) -> Iterator[Put]
 
 def _status(mesh: Mesh, resource: Owner, now: str) -> RouteStatus | PolicyStatus:
     """Return the status with our entries renewed, after those of other controllers."""
-    if isinstance(resource, BackendTrafficPolicy | AuthorizationPolicy):
+    if isinstance(resource, Policy):
         policy = resource.status or PolicyStatus()
-        others = tuple(one for one in policy.ancestors if one.controller_name != CONTROLLER_NAME)
-        ancestors = others + policy_status(mesh, resource, now)
-        return policy.model_copy(update={"ancestors": ancestors})
+        ancestors = tuple(one for one in policy.ancestors if one.controller_name != CONTROLLER_NAME)
+        if not isinstance(resource, PeerAuthentication):
+            ancestors += policy_status(mesh, resource, now)
+        conditions = policy_conditions(mesh, resource, now)
+        return policy.model_copy(update={"ancestors": ancestors, "conditions": conditions})
     route = resource.status or RouteStatus()
     foreign = tuple(one for one in route.parents if one.controller_name != CONTROLLER_NAME)
     return RouteStatus(parents=foreign + route_status(mesh, resource, now))

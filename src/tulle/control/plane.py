@@ -33,6 +33,7 @@ from tulle.mesh.change import Delete, Put
 from tulle.mesh.mesh import Mesh, WorkloadState
 from tulle.mesh.select import services_of
 from tulle.mesh.store import BATCH_MAX, Commit, Store
+from tulle.resources.aside import applied
 from tulle.resources.workload import Workload
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class ControlPlane:
         self._listeners: set[Callable[[], None]] = set()
         self._renew_at: datetime = clock.now()
         self._sweep_at = clock.monotonic()
+        self._tell_aside()
         self.workloads.restore()
         self._give_addresses()
         self._renew_own_identity()
@@ -129,7 +131,7 @@ class ControlPlane:
         made = [outcome for outcome in commit.outcomes if outcome.action != "unchanged"]
         if made and not dry_run:
             after = next_mesh(self.mesh, made, commit.revision)
-            differences = [(outcome.before, outcome.after) for outcome in made]
+            differences = [(applied(outcome.before), applied(outcome.after)) for outcome in made]
             self.publisher.change(after, differences)
             self.conditions.changed(after, differences)
             self._keep_connected(outcome.key for outcome in made)
@@ -173,6 +175,14 @@ class ControlPlane:
         """Close the store."""
         self.store.close()
 
+    def _tell_aside(self) -> None:
+        """Say what is stored and not applied: a replacement or a deletion ends that."""
+        for aside in self.mesh.aside.values():
+            for violation in aside.violations:
+                log.warning(
+                    "%s: set aside, replace it or delete it: %s", self.store.path, violation
+                )
+
     def _give_addresses(self) -> None:
         """Give an address to each Service that an earlier version has written without one."""
         missing = missing_addresses(self.mesh)
@@ -182,7 +192,7 @@ class ControlPlane:
     def _keep_connected(self, changed: Iterable[ResourceKey]) -> None:
         """Register a workload anew that was deleted while its sidecar is connected."""
         for key in changed:
-            if key.kind != "Workload" or self.mesh.find(key) is not None:
+            if key.kind != "Workload" or self.mesh.holds(key):
                 continue
             peer = self.peers.of(str(key.object_name))
             if peer is not None and peer.connected:

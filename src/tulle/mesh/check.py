@@ -103,6 +103,7 @@ def route_status(mesh: Mesh, route: Route, now: str) -> tuple[RouteParentStatus,
 
     A condition that was there with the same status keeps its transition time.
     """
+    refused = _refused(mesh, route.key)
     unresolved = next((problem for _, problem in _backend_problems(mesh, route)), None)
     before = route.status.parents if route.status else ()
     entries = []
@@ -118,7 +119,7 @@ def route_status(mesh: Mesh, route: Route, now: str) -> tuple[RouteParentStatus,
             (),
         )
         conditions = (
-            _condition("Accepted", parent_problem(mesh, route, ref), route, old, now),
+            _condition("Accepted", refused or parent_problem(mesh, route, ref), route, old, now),
             _condition("ResolvedRefs", unresolved, route, old, now),
         )
         entries.append(
@@ -146,7 +147,7 @@ def policy_status(
             ),
             (),
         )
-        problem = target_problem(mesh, policy, target)
+        problem = _refused(mesh, policy.key) or target_problem(mesh, policy, target)
         condition = _condition("Accepted", problem, policy, old, now)
         entries.append(
             AncestorStatus(
@@ -154,6 +155,27 @@ def policy_status(
             )
         )
     return tuple(entries)
+
+
+def policy_conditions(
+    mesh: Mesh,
+    policy: BackendTrafficPolicy | AuthorizationPolicy | PeerAuthentication,
+    now: str,
+) -> tuple[Condition, ...]:
+    """Return the conditions of *policy* itself: one that is set aside says so, others nothing."""
+    before = policy.status.conditions if policy.status else ()
+    problem = _refused(mesh, policy.key)
+    own = (_condition("Accepted", problem, policy, before, now),) if problem else ()
+    return tuple(each for each in before if each.type != "Accepted") + own
+
+
+def _refused(mesh: Mesh, key: ResourceKey) -> Problem | None:
+    """Return why the resource of *key* is set aside, or None if it is not."""
+    aside = mesh.aside.get(key)
+    if aside is None:
+        return None
+    reason = "UnsupportedValue" if key.kind.endswith("Route") else "Invalid"
+    return Problem(reason, aside.problem)
 
 
 def target_problem(
@@ -173,7 +195,7 @@ def target_problem(
 def _condition(
     type_: str,
     problem: Problem | None,
-    owner: Route | BackendTrafficPolicy | AuthorizationPolicy,
+    owner: Route | BackendTrafficPolicy | AuthorizationPolicy | PeerAuthentication,
     before: Sequence[Condition],
     now: str,
 ) -> Condition:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeVar, cast
 
+from tulle.resources.aside import Aside, applied
 from tulle.resources.authorizationpolicy import AuthorizationPolicy
 from tulle.resources.backendtrafficpolicy import BackendTrafficPolicy
 from tulle.resources.grpcroute import GRPCRoute
@@ -61,6 +62,8 @@ class Mesh:
     """By workload; one that is not here is not running."""
     referrers: Referrers = field(default_factory=dict)
     """Who refers to a Service, by the way they do."""
+    aside: Mapping[ResourceKey, Aside] = field(default_factory=dict)
+    """What is stored and refused; `objects` has what stands in for it."""
 
     @classmethod
     def of(
@@ -102,10 +105,15 @@ class Mesh:
             objects=draft.objects,
             states=merged,
             referrers=draft.referrers,
+            aside=draft.aside,
         )
 
+    def holds(self, key: ResourceKey) -> bool:
+        """Return whether there is a resource of this key, applied or set aside."""
+        return self.find(key) is not None or key in self.aside
+
     def find(self, key: ResourceKey) -> Resource | None:
-        """Return the resource of this key, or None."""
+        """Return the resource of this key, or what stands in for it, or None."""
         return self.objects.get(key.kind, {}).get(key.namespace, {}).get(key.name)
 
     def get(self, model: type[ResourceT], name: ObjectName) -> ResourceT | None:
@@ -212,12 +220,17 @@ class _Draft:
     def __init__(self, mesh: Mesh) -> None:
         self.objects: dict[str, Mapping[str, Names]] = dict(mesh.objects)
         self.referrers: Referrers = mesh.referrers
+        self.aside: Mapping[ResourceKey, Aside] = mesh.aside
         self._own_referrers: dict[tuple[Role, ObjectName], frozenset[ResourceKey]] | None = None
         self._own: dict[tuple[str, str], dict[str, Resource]] = {}
         self._own_kinds: dict[str, dict[str, Names]] = {}
 
     def replace(self, key: ResourceKey, resource: Resource | None) -> None:
         """Put *resource* at *key*, or remove what is there if it is None."""
+        if key in self.aside or isinstance(resource, Aside):
+            others = {name: aside for name, aside in self.aside.items() if name != key}
+            self.aside = others | ({key: resource} if isinstance(resource, Aside) else {})
+            resource = applied(resource)
         names = self._names(key.kind, key.namespace)
         old = names.pop(key.name, None)
         if resource is not None:

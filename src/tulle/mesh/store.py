@@ -8,13 +8,16 @@ are given a batch whole.
 What changed is kept for `history_max` revisions, with what was there before, so that a watcher
 can go on from a revision and a list can be had as it was at one. Older ones are Gone.
 
+What an earlier version has written and the rules of this one refuse is given as an `Aside`; only
+what cannot be read at all makes reading fail.
+
 One process opens a store at a time; within it every method may be called from any thread.
 """
 
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -23,6 +26,7 @@ from tulle.errors import Gone, InvalidResources, NotFound, StoreError
 from tulle.mesh.change import Change, Outcome, decide
 from tulle.mesh.database import Database
 from tulle.mesh.documents import Documents
+from tulle.resources.aside import set_aside
 from tulle.resources.model import Resource, ResourceKey
 from tulle.resources.parse import parse_object
 
@@ -92,6 +96,11 @@ class Store:
             self._changed.notify_all()
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._database.path
+
+    @property
     def revision(self) -> int:
         """The revision of the last change; 0 of a new store."""
         with self._database.reading() as database:
@@ -107,7 +116,7 @@ class Store:
             text = _stored(database, key)
         if text is None:
             raise NotFound(f"{key} does not exist")
-        return _parse(text)
+        return self._parse(key, text)
 
     def list(
         self,
@@ -122,6 +131,7 @@ class Store:
         Raises:
             Gone: *revision* is older than the history that is kept.
             NotFound: *revision* has not been reached.
+            StoreError: resources are damaged; all of them are named.
         """
         with self._database.reading() as database:
             at = _meta(database, "revision")
@@ -146,7 +156,7 @@ class Store:
                         del rows[ResourceKey(*key)]
                     else:
                         rows[ResourceKey(*key)] = previous
-        return Listing(at, tuple(_parse(rows[key]) for key in sorted(rows)))
+        return Listing(at, self._parse_all((key, rows[key]) for key in sorted(rows)))
 
     def commit(self, changes: Sequence[Change], *, dry_run: bool = False) -> Commit:
         """Make *changes*, in order, all or none; return what each came to.
@@ -167,7 +177,7 @@ class Store:
             now = self._clock()
             for change in changes:
                 text = _stored(database, change.key)
-                before = None if text is None else _parse(text)
+                before = None if text is None else self._parse(change.key, text)
                 outcome = decide(change, before, revision + 1, now)
                 if outcome.action != "unchanged":
                     revision += 1
@@ -192,10 +202,14 @@ class Store:
         with self._database.reading() as database:
             _check_kept(database, after)
             rows = database.execute(
-                "SELECT revision, type, object FROM history WHERE revision > ? ORDER BY revision",
+                "SELECT revision, type, kind, namespace, name, object FROM history"
+                " WHERE revision > ? ORDER BY revision",
                 (after,),
             ).fetchall()
-        return tuple(Event(revision, type_, _parse(text)) for revision, type_, text in rows)
+        resources = self._parse_all((ResourceKey(*key), text) for _, _, *key, text in rows)
+        return tuple(
+            Event(row[0], row[1], resource) for row, resource in zip(rows, resources, strict=True)
+        )
 
     def wait_events(self, after: int, timeout_s: float) -> tuple[Event, ...]:
         """Return every change after *after*; wait for one if there is none yet.
@@ -244,24 +258,44 @@ class Store:
         if answer != "ok":
             raise StoreError(f"{self._database.path} is damaged: {answer}")
 
+    def _parse(self, key: ResourceKey, text: str) -> Resource:
+        """Return the resource of a stored text, which may be set aside.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        where = f"{self._database.path}: {key} is damaged"
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{where}: {error}") from error
+        try:
+            return parse_object(value)
+        except InvalidResources as error:
+            aside = set_aside(key, value, error.violations)
+            if aside is None:
+                raise StoreError(f"{where}: {error}") from error
+            return aside
+
+    def _parse_all(self, stored: Iterable[tuple[ResourceKey, str]]) -> tuple[Resource, ...]:
+        """As `_parse` for each; names all that is damaged."""
+        resources: list[Resource] = []
+        damaged: list[str] = []
+        for key, text in stored:
+            try:
+                resources.append(self._parse(key, text))
+            except StoreError as error:
+                damaged.append(str(error))
+        if damaged:
+            raise StoreError("\n".join(damaged))
+        return tuple(resources)
+
     def _announce(self, revision: int) -> None:
         with self._changed:
             self._changed.notify_all()
             listeners = tuple(self._listeners)
         for listener in listeners:
             listener(revision)
-
-
-def _parse(text: str) -> Resource:
-    """Return the resource of a stored text.
-
-    Raises:
-        StoreError: it is not one of this version's resources.
-    """
-    try:
-        return parse_object(json.loads(text))
-    except InvalidResources as error:
-        raise StoreError(f"a stored resource is not valid: {error}") from error
 
 
 def _stored(database: sqlite3.Connection, key: ResourceKey) -> str | None:

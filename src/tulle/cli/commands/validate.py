@@ -1,6 +1,7 @@
 """`tulle validate`: check files without a control plane."""
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,10 +74,14 @@ def find_warnings(manifests: "Manifests", live: "Sequence[Resource]") -> list[Vi
 def _live(session: Session) -> "list[Resource]":
     from tulle.cli.kinds import KINDS
     from tulle.cli.tables import items
-    from tulle.resources.parse import parse_objects
+    from tulle.resources.parse import parse_object
 
     client = session.client()
-    return list(parse_objects([item for kind in KINDS for item in items(client, kind)]))
+    live = []
+    for item in (item for kind in KINDS for item in items(client, kind)):
+        with suppress(InvalidResources):  # set aside: it is not in force
+            live.append(parse_object(item))
+    return live
 
 
 def _report(violations: "Sequence[Violation]", warnings: "Sequence[Violation]") -> dict[str, Any]:
