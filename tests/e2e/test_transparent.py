@@ -314,6 +314,43 @@ def test_a_sidecar_that_ends_leaves_nothing_and_one_that_crashed_is_cleaned_up_a
     assert lan.curl("http://cart/").split()[0] == "cart-1"
 
 
+ASK_AGAIN_AND_AGAIN = """
+import socket, sys
+while True:
+    try:
+        one = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=0.2)
+        one.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        print("answered" if one.recv(1) == b"H" else "closed", flush=True)
+    except OSError:
+        print("refused", flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["cart", "till"])  # by TPROXY of nft, by REDIRECT of iptables
+def test_a_crash_and_the_start_after_it_open_no_port(lan: Lan, tmp_path: Path, name: str) -> None:
+    workload, host = {"cart": (lan.cart, lan.cart_host), "till": (lan.till, lan.till_host)}[name]
+    port = workload.app_address.rpartition(":")[2]
+    command = [sys.executable, "-c", ASK_AGAIN_AND_AGAIN, host.ipv4, port]
+    caller = Process(on(lan.world, command), tmp_path / "caller.log")
+
+    def more_calls() -> None:
+        before = caller.output.count("\n")
+        eventually(lambda: caller.output.count("\n") > before + 1, "it called once more")
+
+    more_calls()
+    workload.sidecar.kill()
+    more_calls()
+    with pytest.MonkeyPatch.context() as only_iptables:
+        if workload is lan.till:
+            only_iptables.setenv("PATH", path_without_nft(tmp_path))
+        lan.shop.upgrade(workload)
+    more_calls()
+    caller.kill()
+
+    assert "answered" not in caller.output
+    assert lan.curl(f"http://{name}/").split()[0] == f"{name}-1"
+
+
 def test_a_second_sidecar_of_one_machine_says_who_intercepts(lan: Lan) -> None:
     second = lan.shop.add("second", host=lan.till_host, transparent={})
 

@@ -149,10 +149,12 @@ assert not remove_leftover()
 
 @needs_network
 @pytest.mark.parametrize("runs", [True, False], ids=["running", "failed"])
-def test_a_sidecar_that_ends_leaves_a_successors_rules(namespace: str, *, runs: bool) -> None:
+def test_a_sidecar_that_ends_leaves_a_successors_rules(
+    namespace: str, tmp_path: Path, *, runs: bool
+) -> None:
     """Unless that one has failed: then nobody else would remove them."""
     program = f"""
-import subprocess
+import json, os, pathlib, subprocess
 from tulle.sidecar.intercept import in_force, main, set_up
 from tulle.sidecar.rules import Interception
 successor = subprocess.Popen(["sleep", "60"])
@@ -160,10 +162,11 @@ set_up(Interception(outbound=15001), successor.pid, "state")
 if not {runs}:
     successor.kill()
     successor.wait()
+pathlib.Path("{tmp_path}", "sidecar.json").write_text(json.dumps({{"pid": os.getpid()}}))
 try:
-    main("state", ["down", "7"])
+    main("{tmp_path}", ["down", "0"])
 except SystemExit as ended:
-    assert ended.code == 7
+    assert ended.code == 0
 assert bool(in_force()) is {runs}
 successor.kill()
 """
@@ -190,6 +193,67 @@ assert "15001" in in_force() and not remove_leftover()
 predecessor.kill()
 predecessor.wait()
 assert remove_leftover() and in_force() == ""
+"""
+    inside(namespace, sys.executable, "-c", program)
+
+
+@needs_network
+@pytest.mark.parametrize("serves", [True, False], ids=["serving", "crashed"])
+def test_a_start_that_the_kernel_refuses_leaves_what_was_there(
+    namespace: str, tmp_path: Path, *, serves: bool
+) -> None:
+    """To a predecessor that goes on, or closed as a crash has left it."""
+    program = f"""
+import json, os, pathlib, subprocess
+from tulle.errors import StartError
+from tulle.sidecar.intercept import in_force, main, set_up
+from tulle.sidecar.rules import Interception
+first = subprocess.Popen(["sleep", "60"])
+set_up(Interception(outbound=15001), first.pid, "{tmp_path}")
+before = in_force()
+pathlib.Path("{tmp_path}", "sidecar.json").write_text(json.dumps({{"pid": first.pid}}))
+if not {serves}:
+    first.kill()
+    first.wait()
+try:
+    set_up(Interception(outbound=15002, exclude_ports=(70000,)), os.getpid(), "{tmp_path}")
+except StartError:
+    assert in_force() == before
+else:
+    raise AssertionError("a port of 70000 was taken")
+try:
+    main("{tmp_path}", ["down", "1"])
+except SystemExit as ended:
+    assert ended.code == 1
+assert in_force() == before
+first.kill()
+"""
+    inside(namespace, sys.executable, "-c", program)
+
+
+@needs_network
+def test_a_start_takes_the_place_of_what_the_other_tool_has_left(
+    namespace: str, tmp_path: Path
+) -> None:
+    """It keeps closed what a crash has left, and can ask the resolvers before it answers itself."""
+    resolv = Path("/etc/netns", namespace, "resolv.conf")
+    resolv.parent.mkdir(parents=True)
+    resolv.write_text("nameserver 10.0.0.1\n")
+    program = f"""
+import os, pathlib, subprocess
+from tulle.sidecar.intercept import in_force, prepare, set_up
+from tulle.sidecar.rules import Interception
+first = subprocess.Popen(["sleep", "60"])
+path, os.environ["PATH"] = os.environ["PATH"], "{path_without_nft(tmp_path)}"
+wanted = Interception(outbound=15001, inbound=15006, dns=15053, resolvers=("10.0.0.1",))
+set_up(wanted, first.pid, "{tmp_path}")
+assert ":15006" not in in_force() and "--to-ports 15053" in in_force()
+first.kill()
+first.wait()
+os.environ["PATH"] = path
+prepare({{}}, pathlib.Path("{tmp_path}"))
+assert "redirect to :15006" in in_force() and "15053" not in in_force()
+assert "TULLE" not in subprocess.check_output(["iptables-save"], text=True)
 """
     inside(namespace, sys.executable, "-c", program)
 
@@ -240,7 +304,16 @@ def test_the_sidecar_itself_is_the_first_exception() -> None:
     assert first.split() == ["meta", "mark", f"{rules.MARK:#x}", "return"]
 
 
-RESOLV = "search a.example\nnameserver 10.0.0.1\n# nameserver 9.9.9.9\nnameserver fe80::1%eth0\n"
+RESOLV = """
+search a.example
+nameserver 10.0.0.1
+# nameserver 9.9.9.9
+nameserver 169.254.169.253
+nameserver fe80::1%eth0
+nameserver fd00::1
+nameserver a-name
+nameserver
+"""
 
 
 def test_resolvers_are_read_from_resolv_conf(tmp_path: Path) -> None:
@@ -248,7 +321,7 @@ def test_resolvers_are_read_from_resolv_conf(tmp_path: Path) -> None:
     assert intercept.resolvers(file) == ()
     file.write_text(RESOLV)
 
-    assert intercept.resolvers(file) == ("10.0.0.1", "fe80::1")
+    assert intercept.resolvers(file) == ("10.0.0.1", "169.254.169.253", "fd00::1")
 
 
 def test_an_unknown_user_is_named() -> None:

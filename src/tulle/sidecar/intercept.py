@@ -3,6 +3,8 @@
 A file in /run says who has set them up, so that whoever starts next finds what a crash has left.
 """
 
+import contextlib
+import dataclasses
 import ipaddress
 import json
 import os
@@ -31,7 +33,7 @@ FAMILIES = {4: "iptables", 6: "ip6tables"}
 
 
 class Holder(NamedTuple):
-    """The sidecar that rules are for."""
+    """The sidecar that rules are for, and the same of its successors."""
 
     pid: int
     started: str
@@ -52,23 +54,31 @@ def main(state_dir: str, words: list[str]) -> None:
             addresses = json.loads((folder / "sidecar.json").read_text())["addresses"]
             set_up(interception(kept, _own_ports(addresses)), int(number), state_dir)
         elif (holder := _holder()) is not None:
-            if holder.pid == os.getpid():
-                _end(folder, holder.owner)
-            elif not holder.is_running:
-                remove()  # else a successor runs, and the rules are its own
+            _end(folder, holder, has_failed=number != "0")
     except TulleError as error:
         sys.stdout.write(json.dumps({"event": "failed", "error": str(error)}) + "\n")
         sys.exit(1)
     sys.exit(int(number) if verb == "down" else 0)
 
 
-def _end(folder: Path, owner: str) -> None:
-    """Remove the rules, or leave them to a predecessor that goes on: we never took its place."""
-    serving: int = json.loads((folder / "sidecar.json").read_text())["pid"]
-    if serving != os.getpid() and _started(serving):
-        _write_holder(serving, owner)
-    else:
+def _end(folder: Path, holder: Holder, *, has_failed: bool) -> None:
+    """Remove the rules, unless they are another's, or a crash left them and no start mended it."""
+    own = os.getpid()
+    if holder.pid != own and holder.is_running:
+        return  # a successor's
+    serving = _serving(folder)
+    if serving != own and (started := _started(serving)):
+        _write_holder(Holder(serving, started, holder.owner))  # it goes on: we never took its place
+    elif holder.pid == own or (serving == own and not has_failed):
         remove()
+
+
+def _serving(folder: Path) -> int:
+    """Return the process that has served last with this state directory; 0 for none."""
+    try:
+        return int(json.loads((folder / "sidecar.json").read_text())["pid"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def prepare(transparent: Mapping[str, Any], state_dir: Path) -> dict[str, Any]:
@@ -78,10 +88,11 @@ def prepare(transparent: Mapping[str, Any], state_dir: Path) -> dict[str, Any]:
         SettingsError: a privilege or a tool is missing, or another sidecar has its rules here.
     """
     check_privilege()
-    _tool()
+    tool = _tool()
     _check_free(None, str(state_dir))
-    (state_dir / FILE).write_text(json.dumps(transparent))
     wanted = interception(transparent)
+    (state_dir / FILE).write_text(json.dumps(transparent))
+    _take_over_leftover(wanted, tool)
     loopback = ("127.0.0.1", "[::1]")[: len(_families())]
     everywhere = "[::]" if 6 in _families() else "0.0.0.0"
     return {
@@ -153,27 +164,47 @@ def set_up(wanted: Interception, pid: int | None = None, owner: str = "") -> Non
 
     Raises:
         SettingsError: a privilege or a tool is missing, or another sidecar has its rules here.
-        StartError: the kernel refuses; nothing is left behind.
+        StartError: the kernel refuses; nothing is left behind, or what was there before.
     """
     check_privilege()
     tool = _tool()
     _check_free(pid, owner)
-    _write_holder(pid, owner)
+    before = _holder()
+    _write_holder(None if pid is None else Holder(pid, _started(pid), owner))
     try:
-        if tool == "nft":
-            _run(("nft", "-f", "-"), rules.nft_script(wanted))
-        else:
-            for version in _families():
-                _restore(wanted, version)
-        for version in _families():
-            if not wanted.tproxy:
-                for command in rules.tproxy_unroutes(version):
-                    _try(command)
-            for command in rules.routes(wanted, version):
-                _run(command)
+        _put_in_force(wanted, tool)
     except StartError:
-        remove()
+        if before is None:
+            remove()
+        else:
+            _write_holder(before)
         raise
+
+
+def _put_in_force(wanted: Interception, tool: str) -> None:
+    if tool == "nft":
+        _run(("nft", "-f", "-"), rules.nft_script(wanted))
+    else:
+        for version in _families():
+            _restore(wanted, version)
+    for version in _families():
+        if not wanted.tproxy:
+            for command in rules.tproxy_unroutes(version):
+                _try(command)
+        for command in rules.routes(wanted, version):
+            _run(command)
+
+
+def _take_over_leftover(wanted: Interception, tool: str) -> None:
+    """Keep closed what a crash has left closed, and let this process ask the resolvers.
+
+    The rules of a sidecar that does not run lead to nobody.
+    """
+    holder = _holder()
+    if holder is not None and not holder.is_running:
+        with contextlib.suppress(StartError):
+            _put_in_force(dataclasses.replace(wanted, dns=None), tool)
+        _remove_rules("iptables" if tool == "nft" else "nft")  # it may have had the other tool
 
 
 def remove() -> None:
@@ -183,20 +214,32 @@ def remove() -> None:
         SettingsError: a privilege is missing.
     """
     check_privilege()
-    if shutil.which("nft"):
-        _try(("nft", "delete", "table", "inet", rules.TABLE))
+    _remove_rules("nft")
+    _remove_rules("iptables")
     for version in _families():
-        if shutil.which(tool := FAMILIES[version]):
-            for table, hook in rules.HOOKS:
-                for command in _unhook(tool, table, hook):
-                    _try(command)
         for command in rules.unroutes(version):
             _try(command)
     _holder_file().unlink(missing_ok=True)
 
 
+def _remove_rules(tool: str) -> None:
+    """Remove what *tool* made, where it is here."""
+    if tool == "nft":
+        if shutil.which(tool):
+            _try((tool, "delete", "table", "inet", rules.TABLE))
+        return
+    for version in _families():
+        if shutil.which(tables := FAMILIES[version]):
+            for table, hook in rules.HOOKS:
+                for command in _unhook(tables, table, hook):
+                    _try(command)
+
+
 def remove_leftover() -> bool:
     """Remove the rules of a sidecar that has ended without doing so; tell whether there were any.
+
+    For a start that intercepts nothing. One that does takes their place, without a moment in
+    which the application can be reached past its policies.
 
     Without the privilege they stay: the number that a namespace is known by is used again, so a
     namespace that has gone may be meant.
@@ -235,13 +278,25 @@ def check_privilege() -> None:
 
 
 def resolvers(resolv_conf: Path = RESOLV_CONF) -> tuple[str, ...]:
-    """Return the resolvers that programs here ask; none without the file."""
+    """Return the resolvers that programs here ask; none without the file.
+
+    One of a link alone (`fe80::1%eth0`) is not among them: an answer to what is sent to it has a
+    way back by that link only.
+    """
     try:
         lines = [line.split() for line in resolv_conf.read_text().splitlines()]
     except OSError:
         return ()
     found = [line[1] for line in lines if len(line) > 1 and line[0] == "nameserver"]
-    return tuple(address.partition("%")[0] for address in found)
+    return tuple(address for address in found if _is_resolver(address))
+
+
+def _is_resolver(address: str) -> bool:
+    try:
+        one = ipaddress.ip_address(address)
+    except ValueError:  # the C library passes over it as well
+        return False
+    return one.version == 4 or not (one.is_link_local or one.scope_id)
 
 
 def uid_of(user: str) -> int:
@@ -359,11 +414,11 @@ def _check_free(pid: int | None, owner: str) -> None:
         )
 
 
-def _write_holder(pid: int | None, owner: str) -> None:
+def _write_holder(holder: Holder | None) -> None:
     file = _holder_file()
     try:
         file.parent.mkdir(mode=0o755, exist_ok=True)
-        file.write_text("" if pid is None else f"{pid} {_started(pid)} {owner}")
+        file.write_text("" if holder is None else " ".join(map(str, holder)))
     except OSError as error:
         raise SettingsError(
             f'"{file}" cannot be written: {error.strerror}; set XDG_RUNTIME_DIR to a folder of yours'

@@ -78,9 +78,10 @@ def exec_host(
         _allow_many_connections()
         for change in keep_ports(given, state_dir, succeeds=succeeds):
             sys.stdout.write(f"{json.dumps(change)}\n")
-        intercept.remove_leftover()
         command: tuple[str, ...] = ()
-        if transparent is not None:
+        if transparent is None:
+            intercept.remove_leftover()
+        else:
             given["intercept"] = intercept.prepare(transparent, state_dir)
             command = intercept_command(state_dir)
         engine_file.write_text(json.dumps(given))

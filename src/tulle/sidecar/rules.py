@@ -127,6 +127,9 @@ def _nft_tproxy(wanted: Interception) -> Iterator[str]:
     yield from _nft_inbound(wanted)
     yield "ct direction reply return"
     yield f"meta l4proto tcp tproxy to :{wanted.inbound} meta mark set {LOOP_MARK:#x} accept"
+    # Without a sidecar that listens the rule before matches nothing, and the application would
+    # answer: no policy has spoken. What was open before the rules goes on.
+    yield "tcp flags & (syn | ack) == syn drop"
 
 
 def _nft_replies() -> Iterator[str]:
