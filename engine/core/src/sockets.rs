@@ -143,15 +143,26 @@ fn second_handle(listener: &TcpListener) -> Result<TcpListener, String> {
 fn bind(address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, String> {
     let mut bound = Vec::with_capacity(workers);
     let mut exact = address;
+    if workers > 1 && address.port() != 0 {
+        // Sockets that share a port would share it with those of another sidecar, too.
+        bind_one(address, false).map_err(|error| in_use(address, &error))?;
+    }
     for _ in 0..workers {
-        let listener = bind_one(exact, workers > 1)
-            .map_err(|error| format!("cannot listen on {exact}: {error}"))?;
+        let socket = bind_one(exact, workers > 1).map_err(|error| in_use(exact, &error))?;
+        socket
+            .listen(BACKLOG)
+            .map_err(|error| in_use(exact, &error))?;
+        let listener = TcpListener::from(socket);
         exact = listener
             .local_addr()
             .map_err(|error| format!("{exact}: {error}"))?;
         bound.push(listener);
     }
     Ok(bound)
+}
+
+fn in_use(address: SocketAddr, error: &io::Error) -> String {
+    format!("cannot listen on {address}: {error}")
 }
 
 /// What is accepted inherits both: without the one small answers wait for acknowledgements, by the
@@ -161,7 +172,7 @@ fn inherit(socket: SockRef<'_>) {
     keep_alive(socket);
 }
 
-fn bind_one(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
+fn bind_one(address: SocketAddr, share: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -174,6 +185,25 @@ fn bind_one(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     inherit(SockRef::from(&socket));
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_sidecars_never_share_a_port() {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = bind(free, 2).expect("a free port");
+        let address = first[0].local_addr().expect("bound");
+        assert_eq!(first[1].local_addr().expect("bound"), address);
+
+        for workers in [1, 2] {
+            let refused = bind(address, workers).expect_err("it is in use");
+            assert!(refused.contains("in use"), "{refused}");
+        }
+        drop(first);
+        assert!(bind(address, 2).is_ok());
+    }
 }
