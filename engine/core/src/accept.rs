@@ -20,7 +20,7 @@ use crate::worker::Worker;
 
 /// How long a client of a TCP port may be silent before it is taken for one that lets the server
 /// begin, where plaintext is let in.
-const SERVER_FIRST_TIME: Duration = Duration::from_millis(500);
+pub const SERVER_FIRST_TIME: Duration = Duration::from_millis(500);
 /// The first byte of a TLS handshake record (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 

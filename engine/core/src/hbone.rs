@@ -3,26 +3,23 @@
 //! This is the called side, and what both sides agree on. The calling side keeps its connections
 //! in `upstream/tunnels.rs`; `join.rs` carries the bytes.
 
-use std::cell::Cell;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
-use h2::{Ping, PingPong, RecvStream};
 use http::{HeaderValue, Method, Request, Response};
 
 use crate::error::{Error, Reason};
 use crate::inbound::{App, Caller};
 use crate::join::{IDLE_TIME, Side, Tunnel, join};
-use crate::listen::{Closing, HANDSHAKE_TIME, Open, closed};
+use crate::listen::{Closing, HANDSHAKE_TIME, Open};
 use crate::record::Protocol;
 use crate::respond::{REASON_HEADER, status};
-use crate::serve::{self, Way};
-use crate::timer::{Deadline, within};
+use crate::serve::{self, Patience, Way};
+use crate::timer::within;
 use crate::upstream::stream::Stream;
 use crate::worker::Worker;
 use crate::{http1, tcp};
@@ -48,11 +45,9 @@ pub const SMALL_FRAMES: usize = 32 * 1024 * 1024;
 /// Largest head: a CONNECT, or its answer.
 pub const HEAD_MAX: u32 = 4 * 1024;
 /// A connection without a tunnel is closed after this long; its caller does so before.
-const UNUSED_TIME: Duration = Duration::from_secs(75);
+pub const UNUSED_TIME: Duration = Duration::from_secs(75);
 /// Time between pings.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// A peer that does not answer a ping for this long is gone.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Serve the tunnels of one connection until its caller leaves, and requests where the port takes
 /// any; after `expiry`, or when the sidecar closes, no new one is let in, and those that are open go
@@ -82,84 +77,15 @@ pub async fn serve(
         .max_header_list_size(head_max)
         .enable_connect_protocol();
     let handshake = Box::pin(builder.handshake::<_, Bytes>(stream));
-    let Some(Ok(mut connection)) = within(HANDSHAKE_TIME, handshake).await else {
+    let Some(Ok(connection)) = within(HANDSHAKE_TIME, handshake).await else {
         return;
     };
-    let way = Rc::new(Way::Inbound(app.in_http2(), caller));
-    let tunnels = Rc::new(Cell::new(0));
-    let mut gone = pin!(gone(connection.ping_pong()));
-    let mut closing = worker.shared.closing.subscribe();
-    let mut last = pin!(async {
-        tokio::select! {
-            () = expiry => {}
-            () = closed(&mut closing, Closing::Inbound) => {}
-            () = unused(&tunnels) => {}
-        }
-    });
-    let mut is_last = false;
-    loop {
-        tokio::select! {
-            biased;
-            accepted = connection.accept() => match accepted {
-                Some(Ok((request, answer))) => {
-                    let counted = Counted::new(&tunnels);
-                    let (serving, way) = (Rc::clone(worker), Rc::clone(&way));
-                    worker.spawn(async move {
-                        serve::on_stream(serving, way, Some(port), request, answer).await;
-                        drop(counted);
-                    });
-                }
-                _ => return,
-            },
-            () = &mut last, if !is_last => {
-                is_last = true;
-                connection.graceful_shutdown();
-            }
-            () = &mut gone => return,
-        }
-    }
-}
-
-/// Wait until there was no tunnel for [`UNUSED_TIME`].
-async fn unused(tunnels: &Cell<usize>) {
-    let mut looks = 0;
-    while looks < 2 {
-        Deadline::after(UNUSED_TIME / 2).await;
-        looks = if tunnels.get() == 0 { looks + 1 } else { 0 };
-    }
-}
-
-/// Counts something as long as it lives.
-struct Counted(Rc<Cell<usize>>);
-
-impl Counted {
-    fn new(count: &Rc<Cell<usize>>) -> Counted {
-        count.set(count.get() + 1);
-        Counted(Rc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-/// Wait until the peer does not answer a ping.
-pub async fn gone(pings: Option<PingPong>) {
-    let Some(mut pings) = pings else {
-        return std::future::pending().await;
+    let way = Way::Inbound(app.in_http2(), caller);
+    let patience = Patience {
+        ping: PING_INTERVAL,
+        idle: UNUSED_TIME,
     };
-    loop {
-        Deadline::after(PING_INTERVAL).await;
-        if pings.send_ping(Ping::opaque()).is_err() {
-            return;
-        }
-        let pong = within(PING_TIMEOUT, poll_fn(|cx| pings.poll_pong(cx))).await;
-        if !matches!(pong, Some(Ok(_))) {
-            return;
-        }
-    }
+    serve::streams(worker, way, connection, Some(port), patience, expiry).await;
 }
 
 /// Whether a stream of another sidecar asks for a tunnel to `app`, or for what is none there: with a

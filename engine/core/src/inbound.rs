@@ -30,7 +30,7 @@ use crate::upstream::Target;
 use crate::worker::Worker;
 
 /// Longest time to connect to the application on this machine.
-const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A port of the application.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +57,15 @@ impl App {
         if self.declared {
             return self.protocol == Protocol::Tcp;
         }
-        let look = within(SILENCE_TIME, Box::pin(detect::look(peer))).await;
-        !matches!(look, Some(Ok(Spoken::Http1 | Spoken::Http2)))
+        let mut first = [0; 1];
+        if within(SILENCE_TIME, Box::pin(peer.peek(&mut first)))
+            .await
+            .is_none()
+        {
+            return true;
+        }
+        let spoken = Box::pin(detect::look(peer)).await;
+        !matches!(spoken, Ok(Spoken::Http1 | Spoken::Http2))
     }
 
     /// The same for a client that speaks HTTP/2: where nobody declared a protocol, the application

@@ -29,7 +29,7 @@ use crate::upstream::connect::connect_plain;
 use crate::worker::Worker;
 
 /// Longest time to connect to what is not of the mesh; the kernel's own is two minutes.
-const OUTSIDE_CONNECT_TIME: Duration = Duration::from_secs(10);
+pub const OUTSIDE_CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Ports of the sidecar's own that no program of this machine has by chance: systems give those
 /// from 32768 upwards. The application sees a client's connections come from them.
 const FOREIGN_PORTS: Range<u16> = 10_000..32_768;
@@ -239,7 +239,7 @@ async fn outbound(worker: &Rc<Worker>, stream: TcpStream) -> Option<Box<Client>>
 }
 
 /// Carry bytes to a destination that is none of the mesh.
-async fn outside(worker: &Rc<Worker>, address: SocketAddr, client: TcpStream) {
+pub(crate) async fn outside(worker: &Rc<Worker>, address: SocketAddr, client: TcpStream) {
     let mut key = SeriesKey::new(Direction::Outbound, Protocol::Tcp);
     key.service = worker.shared.metrics.names.id(OUTSIDE);
     let target = Target {

@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::detect::PREFACE;
 use crate::discover::{self, Entrance};
@@ -39,11 +41,12 @@ pub const HEAD_TIME: Duration = Duration::from_secs(10);
 pub const IDLE_TIME: Duration = Duration::from_secs(60);
 /// The same in HTTP/2, whose clients keep a connection for long and expect to be told first.
 pub const IDLE_TIME_HTTP2: Duration = Duration::from_secs(600);
-/// How much of a body that nobody wants is read, and how long, to keep the connection.
+/// How much of a body that nobody wants is read to keep the connection.
 const DRAIN_MAX: usize = 256 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// And how long.
+pub const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Time between pings to a client with open streams.
-const PING_INTERVAL: Duration = Duration::from_secs(60);
+pub const PING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where requests of a connection go.
 #[derive(Clone, Debug)]
@@ -383,10 +386,36 @@ pub async fn http2(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .enable_connect_protocol()
         .handshake(stream);
-    let Some(Ok(mut connection)) = within(HEAD_TIME, Box::pin(handshake)).await else {
+    let Some(Ok(connection)) = within(HEAD_TIME, Box::pin(handshake)).await else {
         return;
     };
-    let mut alive = KeepAlive::new(connection.ping_pong(), PING_INTERVAL);
+    let patience = Patience {
+        ping: PING_INTERVAL,
+        idle: IDLE_TIME_HTTP2,
+    };
+    streams(worker, way, connection, port, patience, expiry).await;
+}
+
+/// How long a connection of HTTP/2 may be silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Time between pings while it has streams.
+    pub ping: Duration,
+    /// Longest time without a stream.
+    pub idle: Duration,
+}
+
+/// Serve the streams of a connection whose client reached `port`, until it leaves; it is told to
+/// when it was idle for too long, after `expiry`, or when the sidecar closes.
+pub async fn streams(
+    worker: &Rc<Worker>,
+    way: Way,
+    mut connection: h2::server::Connection<impl AsyncRead + AsyncWrite + Unpin, Bytes>,
+    port: Option<u16>,
+    patience: Patience,
+    expiry: impl Future<Output = ()>,
+) {
+    let mut alive = KeepAlive::new(connection.ping_pong(), patience.ping);
     let mut closing = worker.shared.closing.subscribe();
     let closes = way.closes();
     let mut over = std::pin::pin!(async {
@@ -396,7 +425,7 @@ pub async fn http2(
         }
     });
     let mut ending = false;
-    let mut idle = Idle::new(IDLE_TIME_HTTP2);
+    let mut idle = Idle::new(patience.idle);
     let way = Rc::new(way);
     loop {
         let accepted = std::future::poll_fn(|cx: &mut Context<'_>| {
@@ -435,7 +464,7 @@ pub async fn on_stream(
     way: Rc<Way>,
     port: Option<u16>,
     request: http::Request<h2::RecvStream>,
-    mut respond: h2::server::SendResponse<bytes::Bytes>,
+    mut respond: h2::server::SendResponse<Bytes>,
 ) {
     if let (&Way::Inbound(app, ref caller), Some(port)) = (&*way, port)
         && hbone::is_asked(app, caller, &request)

@@ -205,7 +205,7 @@ pub fn rule<'a>(
 }
 
 /// The name that the client asks for in its first message, which is kept.
-async fn server_name(client: &mut End) -> Result<Option<String>, Error> {
+pub(crate) async fn server_name(client: &mut End) -> Result<Option<String>, Error> {
     let read = Box::pin(async {
         loop {
             match client_hello(client.ahead()) {

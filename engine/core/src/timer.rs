@@ -41,9 +41,7 @@ fn elapsed() -> Duration {
 }
 
 thread_local! {
-    static WAITS: RefCell<Waits> = const {
-        RefCell::new(Waits { slots: Vec::new(), free: Vec::new(), next_us: 0, hurry: None })
-    };
+    static WAITS: RefCell<Waits> = const { RefCell::new(Waits::new()) };
 }
 
 struct Waits {
@@ -94,6 +92,15 @@ pub fn micros(duration: Duration) -> u64 {
 }
 
 impl Waits {
+    const fn new() -> Waits {
+        Waits {
+            slots: Vec::new(),
+            free: Vec::new(),
+            next_us: 0,
+            hurry: None,
+        }
+    }
+
     /// Take a slot, without a look at the clock: a deadline that has passed fires at the tick.
     fn register(&mut self, at_us: u64, waker: Waker) -> usize {
         if self.next_us == 0 {
@@ -244,6 +251,9 @@ pub(crate) mod tests {
 
     /// Run `future` where tasks of a request thread can be.
     pub(crate) fn on_local<T>(future: impl Future<Output = T>) -> T {
+        // What another test left on this thread: its clock, and waits that nobody ticks for.
+        HELD.set(None);
+        WAITS.set(Waits::new());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())

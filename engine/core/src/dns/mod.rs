@@ -20,7 +20,6 @@ use crate::intercept;
 use crate::listen::{Closing, ended};
 use crate::plan::{Directory, Known, SERVICES_MAX};
 use crate::record::ServiceKey;
-use crate::settings::InterceptSettings;
 use crate::steps::limit::try_take;
 use crate::timer::{now_s, within};
 use crate::worker::Worker;
@@ -36,7 +35,7 @@ const TRY_TIME: Duration = Duration::from_secs(2);
 /// Most resolvers asked, one after the other; as many as the C library reads.
 const RESOLVERS_MAX: usize = 3;
 /// Longest time that a TCP connection may say nothing.
-const IDLE_TIME: Duration = Duration::from_secs(10);
+pub const IDLE_TIME: Duration = Duration::from_secs(10);
 /// Pause after a datagram could not be received.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(10);
 /// Longest datagram taken from a resolver; what is longer is asked for by TCP.
@@ -150,7 +149,9 @@ async fn reply(worker: &Rc<Worker>, query: &[u8], transport: Transport) -> Optio
         Verdict::NoSuchName => message::answer(query, &question, Code::NoSuchName, &[]),
         Verdict::Failed => message::refusal(query, Some(&question), Code::Failed),
         Verdict::Unknown | Verdict::Unsure => {
-            let told = forward(worker, query, &question, transport).await;
+            let settings = worker.shared.settings.intercept.as_ref();
+            let asked = settings.map(|settings| resolvers(&settings.resolv_conf));
+            let told = forward(&asked.unwrap_or_default(), query, &question, transport).await;
             let is_sure = matches!(verdict, Verdict::Unknown);
             told.filter(|reply| is_sure || !message::denies(reply))
                 .unwrap_or_else(|| message::refusal(query, Some(&question), Code::Failed))
@@ -208,14 +209,12 @@ fn may_ask(directory: &Directory, key: &ServiceKey) -> bool {
 
 /// The reply of the first resolver that gives one.
 async fn forward(
-    worker: &Worker,
+    resolvers: &[SocketAddr],
     query: &[u8],
     question: &Question,
     transport: Transport,
 ) -> Option<Vec<u8>> {
-    let settings: &InterceptSettings = worker.shared.settings.intercept.as_ref()?;
-    for resolver in resolvers(&settings.resolv_conf) {
-        let address = SocketAddr::new(resolver, PORT);
+    for &address in resolvers {
         let asked = match transport {
             Transport::Udp => within(TRY_TIME, Box::pin(ask_udp(address, query, question))).await,
             Transport::Tcp => within(TRY_TIME, Box::pin(ask_tcp(address, query))).await,
@@ -230,12 +229,13 @@ async fn forward(
 }
 
 /// The resolvers in force now: the file is small, and changes when a laptop changes networks.
-fn resolvers(resolv_conf: &Path) -> Vec<IpAddr> {
+fn resolvers(resolv_conf: &Path) -> Vec<SocketAddr> {
     let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_ascii_whitespace();
-            (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok())?
+            let address = (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok());
+            Some(SocketAddr::new(address??, PORT))
         })
         .take(RESOLVERS_MAX)
         .collect()
@@ -287,8 +287,13 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::observe::names::Names;
+    use crate::timer::tests::{hold, on_local, pass};
 
     #[test]
     fn questions_wait_up_to_the_bound() {
@@ -318,13 +323,52 @@ mod tests {
     #[test]
     fn resolvers_are_the_first_three_addresses() {
         let file = std::env::temp_dir().join(format!("tulle-resolv-{}", std::process::id()));
-        assert_eq!(resolvers(&file), [] as [IpAddr; 0]);
+        assert_eq!(resolvers(&file), []);
         let text = "search a.example\nnameserver 10.0.0.1\n#nameserver 9.9.9.9\n\
                     nameserver ::1\nnameserver name\nnameserver 10.0.0.3\nnameserver 10.0.0.4\n";
         std::fs::write(&file, text).expect("a file");
 
-        let found: Vec<String> = resolvers(&file).iter().map(IpAddr::to_string).collect();
-        assert_eq!(found, ["10.0.0.1", "::1", "10.0.0.3"]);
+        let found: Vec<String> = resolvers(&file).iter().map(SocketAddr::to_string).collect();
+        assert_eq!(found, ["10.0.0.1:53", "[::1]:53", "10.0.0.3:53"]);
         std::fs::remove_file(&file).expect("it is there");
+    }
+
+    /// Ask for `a.`, of two resolvers; the second one is asked when the first has had its time.
+    async fn ask_two(resolvers: [SocketAddr; 2], transport: Transport, second: impl Future) {
+        const MOMENT: Duration = Duration::from_micros(1);
+        let query = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
+        let asked = tokio::task::spawn_local(async move {
+            let question = message::read(query).expect("a question");
+            forward(&resolvers, query, &question, transport).await
+        });
+        let mut second = std::pin::pin!(second);
+        let mut look =
+            async || std::future::poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
+        pass(Duration::ZERO).await;
+        pass(TRY_TIME - MOMENT).await;
+        assert!(look().await.is_pending());
+        pass(MOMENT).await;
+        let held = look().await;
+        assert!(held.is_ready());
+        pass(TRY_TIME - MOMENT).await;
+        assert!(!asked.is_finished());
+        pass(MOMENT).await;
+        assert!(asked.await.expect("no panic").is_none());
+    }
+
+    #[test]
+    fn each_resolver_is_waited_for_so_long() {
+        on_local(async {
+            hold();
+            let any = "127.0.0.1:0";
+            let first = UdpSocket::bind(any).await.expect("a port");
+            let second = UdpSocket::bind(any).await.expect("a port");
+            let both = [&first, &second].map(|one| one.local_addr().expect("an address"));
+            ask_two(both, Transport::Udp, second.readable()).await;
+            let first = TcpListener::bind(any).await.expect("a port");
+            let second = TcpListener::bind(any).await.expect("a port");
+            let both = [&first, &second].map(|one| one.local_addr().expect("an address"));
+            ask_two(both, Transport::Tcp, second.accept()).await;
+        });
     }
 }

@@ -16,7 +16,6 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct KeepAlive {
     pings: Option<PingPong>,
     interval: Duration,
-    timeout: Duration,
     next: Deadline,
     waits: bool,
 }
@@ -27,7 +26,6 @@ impl KeepAlive {
         KeepAlive {
             pings,
             interval,
-            timeout: PING_TIMEOUT,
             next: Deadline::after(interval),
             waits: false,
         }
@@ -51,7 +49,7 @@ impl KeepAlive {
             }
             self.waits = busy && pings.send_ping(Ping::opaque()).is_ok();
             self.next = Deadline::after(match self.waits {
-                true => self.timeout,
+                true => PING_TIMEOUT,
                 false => self.interval,
             });
         }
@@ -85,27 +83,38 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timer::tests::on_local;
+    use crate::timer::tests::{hold, on_local, pass};
     use tokio::io::DuplexStream;
 
-    const SHORT: Duration = Duration::from_millis(20);
-    /// Long enough for many pings, and for a machine that does other things.
-    const WHILE: Duration = Duration::from_secs(1);
+    const INTERVAL: Duration = Duration::from_secs(20);
+    /// The least time there is.
+    const MOMENT: Duration = Duration::from_micros(1);
 
-    /// Whether a client whose streams keep it `busy` finds its peer gone.
-    fn finds_gone(busy: bool, peer: impl AsyncFnOnce(DuplexStream) + 'static) -> bool {
+    /// When a client whose streams keep it `busy` has found its peer gone; `None`: not within two
+    /// intervals and more.
+    fn gone_after(busy: bool, peer: impl AsyncFnOnce(DuplexStream) + 'static) -> Option<Duration> {
         on_local(async move {
+            hold();
             let (ours, theirs) = tokio::io::duplex(4096);
             tokio::task::spawn_local(async move { peer(theirs).await });
             let (_sender, mut connection) =
                 h2::client::handshake(ours).await.expect("a connection");
-            let mut alive = KeepAlive::new(connection.ping_pong(), SHORT);
-            alive.timeout = 10 * SHORT;
-            let gone = std::future::poll_fn(|cx| {
+            let mut alive = KeepAlive::new(connection.ping_pong(), INTERVAL);
+            let gone = tokio::task::spawn_local(std::future::poll_fn(move |cx| {
                 assert!(Pin::new(&mut connection).poll(cx).is_pending());
                 alive.poll(cx, busy)
-            });
-            tokio::time::timeout(WHILE, gone).await.is_ok()
+            }));
+            pass(Duration::ZERO).await;
+            let mut passed = Duration::ZERO;
+            let moments = [INTERVAL - MOMENT, MOMENT, PING_TIMEOUT - MOMENT, MOMENT];
+            for moment in moments.into_iter().chain([INTERVAL, PING_TIMEOUT]) {
+                pass(moment).await;
+                passed += moment;
+                if gone.is_finished() {
+                    return Some(passed);
+                }
+            }
+            None
         })
     }
 
@@ -120,27 +129,30 @@ mod tests {
 
     #[test]
     fn a_peer_that_answers_no_ping_is_gone() {
-        assert!(finds_gone(true, silent));
+        assert_eq!(gone_after(true, silent), Some(INTERVAL + PING_TIMEOUT));
+    }
+
+    #[test]
+    fn a_peer_that_answers_stays_and_so_does_one_that_is_not_asked() {
+        assert_eq!(gone_after(true, answering), None);
+        assert_eq!(gone_after(false, silent), None);
     }
 
     #[test]
     fn a_connection_is_idle_from_its_last_stream_on() {
         on_local(async {
-            let mut idle = Idle::new(SHORT);
-            let mut late = Deadline::after(5 * SHORT);
-            let busy = std::future::poll_fn(|cx| match Pin::new(&mut late).poll(cx) {
-                Poll::Ready(()) => Poll::Ready(false),
-                Poll::Pending => idle.poll(cx, true).map(|()| true),
-            });
-            assert!(!busy.await);
-            let over = std::future::poll_fn(|cx| idle.poll(cx, false));
-            assert!(tokio::time::timeout(WHILE, over).await.is_ok());
+            hold();
+            let mut idle = Idle::new(INTERVAL);
+            let mut is_over = async |busy| {
+                std::future::poll_fn(|cx| Poll::Ready(idle.poll(cx, busy).is_ready())).await
+            };
+            for busy in [true, false, true, false] {
+                assert!(!is_over(busy).await);
+                pass(INTERVAL - MOMENT).await;
+            }
+            assert!(!is_over(false).await);
+            pass(MOMENT).await;
+            assert!(is_over(false).await);
         });
-    }
-
-    #[test]
-    fn a_peer_that_answers_stays_and_so_does_one_that_is_not_asked() {
-        assert!(!finds_gone(true, answering));
-        assert!(!finds_gone(false, silent));
     }
 }

@@ -21,7 +21,7 @@ use crate::head::{Length, RequestHead, ResponseHead};
 use crate::http1::HEAD_MAX;
 use crate::http2::keepalive::KeepAlive;
 use crate::http2::{CONNECTION_WINDOW, STREAM_SEND_MAX, STREAM_WINDOW, STREAMS_MAX, Stream, heads};
-use crate::timer::{Deadline, micros, now_us, within};
+use crate::timer::{micros, now_us, until, within};
 use crate::worker::Worker;
 
 /// Most connections of a thread to one endpoint: a peer that takes few streams at once has several.
@@ -29,12 +29,10 @@ pub const CONNECTIONS_MAX: usize = 16;
 /// How many streams a connection takes until its peer has said it: more than any can say.
 const UNSETTLED: usize = usize::MAX - 1;
 /// Time between pings while requests are open.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// Time between looks whether the settings of a new connection have come.
-const SETTINGS_LOOK: Duration = Duration::from_millis(5);
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the first stream waits for them: ahead of settings that let none begin it would be kept
 /// back for ever. A peer that is slow to say them gets it nevertheless.
-const SETTINGS_TIME: Duration = Duration::from_millis(100);
+pub const SETTINGS_TIME: Duration = Duration::from_millis(100);
 
 /// The connections of a thread to one endpoint.
 #[derive(Debug, Default)]
@@ -61,7 +59,9 @@ struct Connection {
     streams: Cell<usize>,
     /// Most streams at once, as the peer has said; `None`: it has said nothing yet.
     streams_max: Cell<Option<usize>>,
-    /// Tells who opened it that the peer has said it, or closed.
+    /// Whether the peer has said that it takes an extended CONNECT.
+    switches: Cell<bool>,
+    /// Tells who waits for it that the peer has said either, or closed.
     settled: Notify,
     /// Tells those who wait for a stream to the endpoint.
     freed: Rc<Notify>,
@@ -92,7 +92,13 @@ impl Connection {
 
     fn learn(&self, announced: usize) {
         let most = (announced != UNSETTLED).then(|| announced.min(STREAMS_MAX as usize));
-        if self.streams_max.replace(most) != most {
+        // It cannot be taken back (RFC 8441 §3).
+        let switches = self.switches.get() || self.sender.is_extended_connect_protocol_enabled();
+        let before = (
+            self.streams_max.replace(most),
+            self.switches.replace(switches),
+        );
+        if before != (most, switches) {
             self.settled.notify_waiters();
             self.freed.notify_waiters();
         }
@@ -240,15 +246,18 @@ pub async fn begin(
 /// Wait until the peer has said that it takes an extended CONNECT; a new connection has yet to
 /// hear of it (RFC 8441 §3).
 async fn may_switch(connection: &Connection, target: &Target) -> Result<(), Error> {
-    let end_us = connection.since_us + micros(target.connect_timeout);
-    while !connection.sender.is_extended_connect_protocol_enabled() {
-        if now_us() >= end_us {
-            let detail = "a service on HTTP/2 that cannot switch protocols";
-            return Err(Error::new(Reason::BadRequest, detail));
+    let end_us = connection
+        .since_us
+        .saturating_add(micros(target.connect_timeout));
+    let said = pin!(async {
+        while !connection.switches.get() && !connection.closed.get() {
+            connection.settled.notified().await;
         }
-        Deadline::after(SETTINGS_LOOK).await;
-    }
-    Ok(())
+    });
+    until(end_us, said).await.ok_or_else(|| {
+        let detail = "a service on HTTP/2 that cannot switch protocols";
+        Error::new(Reason::BadRequest, detail)
+    })
 }
 
 impl OnStream {
@@ -435,6 +444,7 @@ async fn open(
         closed: Cell::new(false),
         streams: Cell::new(0),
         streams_max: Cell::new(None),
+        switches: Cell::new(false),
         settled: Notify::new(),
         freed: Rc::clone(freed),
     });
@@ -451,7 +461,8 @@ async fn open(
             if let Some(connection) = &known {
                 connection.learn(driven.max_concurrent_send_streams());
             }
-            alive.poll(cx, known.is_some_and(|one| one.streams.get() > 0))
+            // One that nobody holds says goodbye, which a peer that is gone does not read.
+            alive.poll(cx, known.is_none_or(|one| one.streams.get() > 0))
         })
         .await;
         if let Some(connection) = known.upgrade() {

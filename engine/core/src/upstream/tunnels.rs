@@ -3,7 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
@@ -15,8 +17,10 @@ use super::connect::{Alpn, connect_now, in_time};
 use super::pool::{IDLE_TIME, Key};
 use crate::error::{Error, Reason};
 use crate::hbone::{
-    CONNECTION_WINDOW, FRAME, HEAD_MAX, SEND_BUFFER, SMALL_FRAMES, STREAM_WINDOW, STREAMS_MAX, gone,
+    CONNECTION_WINDOW, FRAME, HEAD_MAX, PING_INTERVAL, SEND_BUFFER, SMALL_FRAMES, STREAM_WINDOW,
+    STREAMS_MAX,
 };
+use crate::http2::keepalive::KeepAlive;
 use crate::join::Tunnel;
 use crate::respond::REASON_HEADER;
 use crate::timer::{micros, now_us};
@@ -189,15 +193,19 @@ async fn connect(worker: &Rc<Worker>, target: &Target) -> Result<Rc<Carrier>, Er
         expires_us: connected.expires_us,
         ended: Cell::new(false),
     });
-    let pings = connection.ping_pong();
+    let mut alive = KeepAlive::new(connection.ping_pong(), PING_INTERVAL);
     // Not held by its own task, or it would never be let go of.
     let driven = Rc::downgrade(&carrier);
     worker.spawn(async move {
         // Each tunnel learns of the end by itself.
-        tokio::select! {
-            _ended = connection => {}
-            () = gone(pings) => {}
-        }
+        poll_fn(|cx| {
+            if Pin::new(&mut connection).poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            // Also without tunnels: the next one must not wait for a peer that has gone.
+            alive.poll(cx, true)
+        })
+        .await;
         if let Some(carrier) = driven.upgrade() {
             carrier.ended.set(true);
         }

@@ -91,10 +91,12 @@ impl Server {
         })
     }
 
-    /// The connections that the next requests come on.
+    /// The connections that the next requests come on, in order of their numbers.
     fn next(&self, requests: usize) -> Vec<usize> {
         let next = |_| self.asked.recv_timeout(PATIENCE).expect("a request");
-        (0..requests).map(next).collect()
+        let mut connections: Vec<_> = (0..requests).map(next).collect();
+        connections.sort_unstable();
+        connections
     }
 }
 
@@ -129,9 +131,7 @@ fn what_one_connection_does_not_take_goes_on_further_ones() {
     let server = Server::start(2);
     let engine = server.sidecar(|_| {});
     let mut clients = ask(&engine, 5);
-    let mut connections = server.next(5);
-    connections.sort_unstable();
-    assert_eq!(connections, [0, 0, 1, 1, 2]);
+    assert_eq!(server.next(5), [0, 0, 1, 1, 2]);
     server.answers.send_replace(usize::MAX);
     for client in &mut clients {
         assert!(head(client).starts_with("HTTP/1.1 200"));
@@ -146,9 +146,12 @@ fn a_request_beyond_all_connections_waits_for_a_stream() {
     let server = Server::start(1);
     let engine = server.sidecar(|_| {});
     let mut clients = ask(&engine, CONNECTIONS_MAX);
-    let mut connections = server.next(CONNECTIONS_MAX);
-    connections.sort_unstable();
-    assert!(connections.into_iter().eq(0..CONNECTIONS_MAX));
+    assert!(
+        server
+            .next(CONNECTIONS_MAX)
+            .into_iter()
+            .eq(0..CONNECTIONS_MAX)
+    );
     let mut last = ask(&engine, 1);
     server.answers.send_replace(1);
     assert!(server.next(1)[0] < CONNECTIONS_MAX);
@@ -180,9 +183,7 @@ fn where_the_service_has_all_its_connections_so_many_wait() {
         traffic["limits"]["pending"] = json!(1);
     });
     let mut open = ask(&engine, 2);
-    let mut connections = server.next(2);
-    connections.sort_unstable();
-    assert_eq!(connections, [0, 1]);
+    assert_eq!(server.next(2), [0, 1]);
     // Of two more one waits, and the other is refused at once.
     let (say, heads) = channel();
     for mut client in ask(&engine, 2) {
@@ -205,9 +206,7 @@ fn where_one_of_several_says_goodbye_the_others_go_on() {
     let server = Server::start(1);
     let engine = server.sidecar(|_| {});
     let mut clients = ask(&engine, 3);
-    let mut connections = server.next(3);
-    connections.sort_unstable();
-    assert_eq!(connections, [0, 1, 2]);
+    assert_eq!(server.next(3), [0, 1, 2]);
     server.leaves.send_replace(Some(1));
     server.answers.send_replace(3);
     // What is open on it is answered, too.
@@ -215,9 +214,7 @@ fn where_one_of_several_says_goodbye_the_others_go_on() {
         assert!(head(client).starts_with("HTTP/1.1 200"));
     }
     let mut clients = ask(&engine, 3);
-    let mut connections = server.next(3);
-    connections.sort_unstable();
-    assert_eq!(connections, [0, 2, 3]);
+    assert_eq!(server.next(3), [0, 2, 3]);
     server.answers.send_replace(usize::MAX);
     for client in &mut clients {
         assert!(head(client).starts_with("HTTP/1.1 200"));
