@@ -9,11 +9,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from tests.e2e.http_client import Client, get
+from tests.e2e.http_client import get
 from tests.e2e.mesh import SETTINGS, Mesh
 from tests.e2e.processes import eventually
 from tulle.local.shared import WORKERS_MAX, command
@@ -136,33 +136,65 @@ def test_each_processor_carries_its_part_of_the_connections(project: Project) ->
     assert all(count > 50 for count in waited.values()), waited
 
 
+class Caller:
+    """Calls on through a sidecar as long as it is awaited; keeps every status."""
+
+    def __init__(self, project: Project, replica: str, service: str) -> None:
+        self.statuses: list[int] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._call_on, args=(project, replica, service))
+
+    def _call_on(self, project: Project, replica: str, service: str) -> None:
+        while not self._over.is_set():
+            self.statuses.append(project.call(replica, service))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
 def test_one_restarts_while_another_loses_no_request(project: Project) -> None:
-    statuses: list[int] = []
-    over = threading.Event()
-
-    def call_on() -> None:
-        with Client(project.known("web-1")["addresses"]["proxy"]) as client:
-            while not over.is_set():
-                statuses.append(client.get("http://stock/").status)
-
-    caller = threading.Thread(target=call_on)
-    caller.start()
-    try:
+    with Caller(project, "web-1", "stock") as caller:
         assert project.tulle("restart", "cart") == "cart-1\n"
-    finally:
-        over.set()
-        caller.join()
 
-    assert set(statuses) == {200}
+    assert set(caller.statuses) == {200}
     eventually(lambda: project.call("web-1", "cart") == 200, "cart is back")
     assert len({project.known(one)["pid"] for one in REPLICAS}) == 1
 
 
-def test_it_is_not_upgraded_in_place_and_says_so(project: Project) -> None:
-    told = project.tulle("restart", "--sidecars", "cart", code=1)
+def test_all_move_to_a_new_process_without_a_failed_request(project: Project) -> None:
+    before = project.known("web-1")["pid"]
 
-    assert "shares a process" in told
-    assert "tulle up --shared" in told
+    with Caller(project, "web-1", "cart") as good, Caller(project, "spy-1", "cart") as refused:
+        assert project.tulle("restart", "--sidecars", "cart") == "cart-1\n"
+        assert project.known("cart-1")["pid"] != before
+        assert project.known("web-1")["pid"] == before
+        project.tulle("restart", "--sidecars", "web", "spy", "stock")
+
+    assert set(good.statuses) == {200}
+    assert set(refused.statuses) == {403}
+    (now,) = {project.known(one)["pid"] for one in REPLICAS}
+    assert now != before
+    eventually(lambda: not Path(f"/proc/{before}").exists(), "the old process has ended")
+
+
+def test_where_the_new_process_fails_the_old_one_goes_on(project: Project) -> None:
+    before = project.known("cart-1")["pid"]
+    identity = project.state("cart-1") / "identity.json"
+    kept = identity.read_bytes()
+    identity.write_text("no identity")
+    try:
+        told = project.tulle("restart", "--sidecars", "cart", code=1)
+    finally:
+        identity.write_bytes(kept)
+
+    assert "the old one goes on" in told
+    assert project.known("cart-1")["pid"] == before
+    assert project.call("web-1", "cart") == 200
 
 
 def test_all_come_back_after_a_crash_of_the_process(project: Project) -> None:
@@ -219,7 +251,7 @@ class Shared:
             **changes,
         }
         (folder / "settings.json").write_text(json.dumps(settings))
-        self.ask("add", name, str(folder / "settings.json"), str(folder))
+        self.ask("add", name, str(folder / "settings.json"), str(folder), "")
         self.ask("join", name, str(self.mesh.roots), self.mesh.plane.new_token("many", name))
 
     def wait(self, event: str, names: set[str]) -> list[dict[str, Any]]:
@@ -279,7 +311,7 @@ def test_one_that_cannot_start_is_named_and_the_others_run(shared: Shared) -> No
     (failed,) = shared.wait("failed", {"single"})
     assert f"allowed: {WORKERS_MAX}" in failed["error"]
 
-    shared.ask("add", "lost", str(shared.folder / "none.json"), str(shared.folder))
+    shared.ask("add", "lost", str(shared.folder / "none.json"), str(shared.folder), "")
     (failed,) = shared.wait("failed", {"lost"})
     assert "No such file" in failed["error"]
     shared.add("late", control="127.0.0.1:9")

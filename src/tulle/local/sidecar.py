@@ -31,6 +31,9 @@ STOP_SECONDS = DRAIN_SECONDS + 2.0
 UPGRADE_SECONDS = 30.0
 """How long a new process may take until it serves; the old one serves meanwhile."""
 
+GIVE_UP_SECONDS = 2.0
+"""How long a new sidecar that does not come to serve gets to end."""
+
 Event = Mapping[str, Any]
 
 
@@ -122,16 +125,11 @@ class Sidecar:
             StartError: there is none, or the new one did not come to serve; the old one goes on.
         """
         name, old = self._replica.name, self.child
-        if self._mesh.shared is not None:
-            raise StartError(
-                f"{name}: its sidecar shares a process with all others, which is not replaced in "
-                "place; stop and start it: tulle down && tulle up --shared"
-            )
         if old is None or not self.serving.is_set():
             raise StartError(f"{name}: its sidecar does not serve yet; see: tulle ps")
         self.serving.clear()
         self.error = None
-        new = self._start(None)
+        new = self._start_beside(old)
         serves = asyncio.ensure_future(self.serving.wait())
         ended = asyncio.ensure_future(new.wait())
         try:
@@ -146,7 +144,7 @@ class Sidecar:
             self.child = new
             self._left = [*(one for one in self._left if one.running), old]
             return
-        await new.stop(0)
+        await new.stop(GIVE_UP_SECONDS)
         if old.running:
             self.serving.set()
         raise StartError(f"{name}: the new sidecar failed, the old one goes on: {self.error}")
@@ -201,6 +199,16 @@ class Sidecar:
             os.close(writer)
 
         return hand
+
+    def _start_beside(self, old: Child | Seat) -> Child | Seat:
+        """Start the one that takes over from *old*, with the certificate that is kept."""
+        if not isinstance(old, Seat) or self._mesh.shared is None:
+            return self._start(None)
+        name = self._replica.name
+        folder = self._mesh.home.sidecar(name)
+        seat = self._mesh.shared.add(name, folder, self._on_line, succeeds=old)
+        seat.join(self._mesh.home.roots, "")
+        return seat
 
     def _start(self, reader: int | None) -> Child:
         name = f"{self._replica.name}.sidecar"

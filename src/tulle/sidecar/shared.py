@@ -3,10 +3,11 @@
 What to do comes line by line on standard input, with tabs between the words, and what happens
 goes out as the events of `host.py`, each with the field `sidecar` before all others.
 
-    add      NAME  SETTINGS  STATE_DIR   bind what the file SETTINGS of the engine says
-    join     NAME  ROOTS  TOKEN          join and start; "" for what is not needed
-    quiet    NAME                        drain what comes in; `inbound-drained` tells the end
-    drain    NAME                        drain the rest, too; `ended` tells that nothing is left
+    add      NAME  SETTINGS  STATE_DIR  SUCCEEDS   bind what the file SETTINGS of the engine says, or
+                                                   take it over from a running one; "" if there is none
+    join     NAME  ROOTS  TOKEN                    join and start; "" for what is not needed
+    quiet    NAME                                  drain what comes in; `inbound-drained` tells the end
+    drain    NAME                                  drain the rest, too; `ended` tells that nothing is left
 
 A sidecar that cannot start says `failed` and ends; the others go on.
 """
@@ -35,6 +36,8 @@ class Host:
         self._threads = Threads(workers)
         self._sidecars: dict[str, Engine] = {}
         self._serving: set[str] = set()
+        self._places: dict[str, tuple[str, bytes]] = {}
+        """What to write where once one serves, whose predecessor is told of there."""
         self._changing = _thread.allocate_lock()
 
     def follow(self) -> None:
@@ -55,11 +58,15 @@ class Host:
             except (EngineError, OSError) as error:
                 self._lose(name, error)
 
-    def _add(self, name: str, settings: str, state_dir: str) -> None:
+    def _add(self, name: str, settings: str, state_dir: str, succeeds: str) -> None:
         engine = Engine(read(settings), self._threads)
         self._sidecars[name] = engine
         known = b'"pid":%d,"addresses":%s}' % (os.getpid(), engine.addresses())
-        write(f"{state_dir}/sidecar.json", b"{" + known)
+        place = (f"{state_dir}/sidecar.json", b"{" + known)
+        if succeeds:
+            self._places[name] = place
+        else:
+            write(*place)
         tell(name, b'{"event":"listening",' + known)
 
     def _ask(self, word: str, name: str, roots: str = "", token: str = "") -> None:
@@ -84,10 +91,16 @@ class Host:
                         self._pass_one(name, event)
 
     def _pass_one(self, name: str, event: bytes) -> None:
-        tell(name, event)
         if b'"event":"serving"' in event:
             self._serving.add(name)
-        elif b'"event":"drained"' in event or b'"what":"start"' in event:
+            if name in self._places:
+                try:
+                    write(*self._places.pop(name))
+                except OSError as error:
+                    self._lose(name, error)
+                    return
+        tell(name, event)
+        if b'"event":"drained"' in event or b'"what":"start"' in event:
             self._end(name)
 
     def _lose(self, name: str, error: Exception) -> None:
@@ -98,6 +111,7 @@ class Host:
 
     def _end(self, name: str) -> None:
         self._serving.discard(name)
+        self._places.pop(name, None)
         if (engine := self._sidecars.pop(name, None)) is not None:
             engine.stop()
         tell(name, b'{"event":"ended"}')
