@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tulle
+from tulle.errors import StartError
 from tulle.local.child import Launch, Lines, start
 from tulle.local.output import LogFile
 from tulle.local.paths import Home
@@ -91,6 +92,9 @@ class Host:
         os.set_blocking(self._stdin, False)
         try:
             self.child = start(launch(reader), self._on_line)
+        except StartError:
+            os.close(self._stdin)
+            raise
         finally:
             os.close(reader)
         self._watch = asyncio.ensure_future(self._await_end())
