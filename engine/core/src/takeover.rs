@@ -29,7 +29,9 @@ use serde::{Deserialize, Serialize};
 use socket2::{Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+
+use crate::timer::within;
 
 /// Where the two meet, in the state directory.
 const FILE: &str = "takeover.sock";
@@ -144,10 +146,7 @@ pub async fn succeed(predecessor: std_unix::UnixStream) -> io::Result<()> {
     predecessor.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(predecessor)?;
     stream.write_all(SERVING.as_bytes()).await?;
-    match timeout(START_TIME, line(&mut stream)).await {
-        Ok(said) => said.map(|_| ()),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    }
+    line(&mut stream, START_TIME).await.map(|_| ())
 }
 
 /// Where a running sidecar waits for its successor.
@@ -207,8 +206,7 @@ async fn hand_over(
     mut stream: UnixStream,
     offer: &impl AsyncFn() -> (bool, Vec<OwnedFd>),
 ) -> io::Result<Successor> {
-    let asked = timeout(ANSWER_TIME, line(&mut stream)).await??;
-    if asked != ASK {
+    if line(&mut stream, ANSWER_TIME).await? != ASK {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let (app_ready, sockets) = offer().await;
@@ -223,7 +221,7 @@ async fn hand_over(
             .async_io(Interest::WRITABLE, || send(&stream, &some))
             .await?;
     }
-    match timeout(START_TIME, line(&mut stream)).await?? == SERVING {
+    match line(&mut stream, START_TIME).await? == SERVING {
         true => Ok(Successor(stream)),
         false => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -242,16 +240,21 @@ fn send(stream: &UnixStream, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// The next line; an error at the end.
-async fn line(stream: &mut UnixStream) -> io::Result<String> {
-    let mut said = String::new();
-    while !said.ends_with('\n') {
-        if said.len() >= LINE_MAX {
-            return Err(io::ErrorKind::InvalidData.into());
+/// The next line, which may take so long; an error at the end.
+async fn line(stream: &mut UnixStream, limit: Duration) -> io::Result<String> {
+    let whole = Box::pin(async {
+        let mut said = String::new();
+        while !said.ends_with('\n') {
+            if said.len() >= LINE_MAX {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            said.push(stream.read_u8().await?.into());
         }
-        said.push(stream.read_u8().await?.into());
-    }
-    Ok(said)
+        Ok(said)
+    });
+    within(limit, whole)
+        .await
+        .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]
@@ -260,7 +263,10 @@ mod tests {
 
     use super::*;
     use crate::control::test_dir::TestDir;
+    use crate::timer::tests::{hold, on_local, pass};
 
+    /// The least time there is.
+    const MOMENT: Duration = Duration::from_micros(1);
     /// More than fit into one message.
     const MANY: usize = SOCKETS_PER_MESSAGE + 2;
 
@@ -274,14 +280,6 @@ mod tests {
         (dir, place, (0..MANY).map(bind).collect())
     }
 
-    fn run<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime")
-            .block_on(future)
-    }
-
     #[test]
     fn a_successor_gets_every_socket_and_one_that_gives_up_changes_nothing() {
         let (_dir, place, sockets) = predecessor();
@@ -289,7 +287,7 @@ mod tests {
             .iter()
             .map(|socket| socket.local_addr().expect("bound"))
             .collect();
-        run(async {
+        on_local(async {
             let meeting = Meeting::open(&place).expect("a socket");
             let handle = |socket: &TcpListener| socket.try_clone().expect("a handle").into();
             let datagrams = UdpSocket::bind(addresses[0]).expect("TCP alone has the port");
@@ -311,7 +309,7 @@ mod tests {
                 }
                 let datagrams = inherited.take::<UdpSocket>(addresses[0], Type::DGRAM);
                 assert_eq!(datagrams.len(), 1);
-                run(succeed(inherited.predecessor)).expect("released");
+                on_local(succeed(inherited.predecessor)).expect("released");
             });
             meeting.successor(offer).await.release().await;
             asking.join().expect("the successor");
@@ -322,7 +320,49 @@ mod tests {
     fn where_nobody_runs_nothing_is_inherited() {
         let (_dir, place, _) = predecessor();
         assert!(ask(&place).is_err());
-        run(async { drop(Meeting::open(&place).expect("a socket")) });
+        on_local(async { drop(Meeting::open(&place).expect("a socket")) });
         assert!(ask(&place).is_err(), "what a dead process left");
+    }
+
+    #[test]
+    fn a_successor_may_take_so_long_to_ask_and_to_start() {
+        let (_dir, place, _) = predecessor();
+        on_local(async {
+            hold();
+            let meeting = Meeting::open(&place).expect("a socket");
+            let meets = tokio::task::spawn_local(async move {
+                meeting.successor(async || (true, Vec::new())).await
+            });
+            for (said, limit) in [("", ANSWER_TIME), ("take", ANSWER_TIME), (ASK, START_TIME)] {
+                let dir = File::open(&place).expect("open");
+                let mut stream = UnixStream::connect(path(&dir)).await.expect("a meeting");
+                stream.write_all(said.as_bytes()).await.expect("it is sent");
+                if said == ASK {
+                    line(&mut stream, limit).await.expect("an offer");
+                }
+                pass(Duration::ZERO).await;
+                pass(limit - MOMENT).await;
+                let read = stream.try_read(&mut [0]).map_err(|error| error.kind());
+                assert_eq!(read, Err(io::ErrorKind::WouldBlock), "{said}");
+                pass(MOMENT).await;
+                assert_eq!(stream.read(&mut [0]).await.expect("an end"), 0, "{said}");
+            }
+            assert!(!meets.is_finished(), "others may come");
+        });
+    }
+
+    #[test]
+    fn a_predecessor_may_take_so_long_to_release() {
+        on_local(async {
+            hold();
+            let (ours, _theirs) = std_unix::UnixStream::pair().expect("a pair");
+            let succeeds = tokio::task::spawn_local(succeed(ours));
+            pass(Duration::ZERO).await;
+            pass(START_TIME - MOMENT).await;
+            assert!(!succeeds.is_finished());
+            pass(MOMENT).await;
+            let error = succeeds.await.expect("no panic").expect_err("it does not");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
     }
 }

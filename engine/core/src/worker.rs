@@ -155,3 +155,58 @@ impl Worker {
         Ok((config, identity.not_after()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timer::tests::on_local;
+    use crate::waits::Mesh;
+
+    #[test]
+    fn so_many_hosts_are_remembered_and_then_anew() {
+        on_local(async {
+            let worker = Mesh::start(|_| {}).await.worker;
+            let service = worker.shared.directory.get("shop/cart");
+            let service = service.expect("a service");
+            let host = |number: usize| format!("n{number}.example");
+            for number in 0..HOSTS_MAX {
+                worker.remember_host(&host(number), &service, 80);
+            }
+            assert!(worker.known_host(&host(0)).is_some());
+            worker.remember_host(&host(HOSTS_MAX), &service, 80);
+            assert!(worker.known_host(&host(0)).is_none());
+            assert!(worker.known_host(&host(HOSTS_MAX)).is_some());
+        });
+    }
+
+    #[test]
+    fn so_many_peers_have_a_config_and_then_anew() {
+        on_local(async {
+            let mesh = Mesh::start(|_| {}).await;
+            mesh.let_in("strict");
+            let config = |number: usize| {
+                let peer = format!("spiffe://tulle.local/ns/shop/sa/n{number}");
+                let peer = SpiffeId::parse(&peer).expect("an id");
+                let made = mesh.worker.client_tls(&peer, Alpn::Http1);
+                made.expect("an identity").0
+            };
+            let first = config(0);
+            for number in 1..TLS_CONFIGS_MAX {
+                config(number);
+            }
+            let held = mesh
+                .worker
+                .tls
+                .borrow()
+                .configs
+                .get(&(
+                    SpiffeId::parse("spiffe://tulle.local/ns/shop/sa/n0").expect("an id"),
+                    Alpn::Http1,
+                ))
+                .cloned();
+            assert!(held.is_some_and(|held| Arc::ptr_eq(&held, &first)));
+            config(TLS_CONFIGS_MAX);
+            assert_eq!(mesh.worker.tls.borrow().configs.len(), 1);
+        });
+    }
+}

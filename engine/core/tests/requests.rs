@@ -14,6 +14,7 @@ use loopback::{OK, PATIENCE, address, ask, connect, head, program, sidecar, side
 use serde_json::json;
 use tulle_engine::downstream::HALF_CLOSED_TIME;
 use tulle_engine::engine::Engine;
+use tulle_engine::tries::INTERIM_MAX;
 use tulle_engine::upload::REPLAY_MAX;
 
 /// Long enough to see what must not happen.
@@ -403,4 +404,25 @@ fn long_bodies_arrive_whole_both_ways_and_a_break_is_seen() {
         answer.join().expect("it was sent");
     }
     assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "more came");
+}
+
+#[test]
+fn a_try_has_so_many_interim_responses() {
+    let (at, asked) = program();
+    let engine = sidecar("http", at, |traffic| {
+        traffic["retry"]["attempts"] = json!(0)
+    });
+    for (interim, last) in [(INTERIM_MAX, "200"), (INTERIM_MAX + 1, "502")] {
+        let mut client = connect(address(&engine, "/proxy"));
+        client.write_all(GET.as_bytes()).expect("it is sent");
+        let (mut program, _) = asked.recv_timeout(PATIENCE).expect("a request");
+        let hints = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(interim);
+        program.write_all(&hints).expect("it is sent");
+        program.write_all(OK).expect("it is sent");
+        for _ in 0..INTERIM_MAX {
+            assert!(head(&mut client).starts_with("HTTP/1.1 103"));
+        }
+        let answer = head(&mut client);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {last}")), "{answer}");
+    }
 }

@@ -144,3 +144,25 @@ impl Build<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_past_the_bound_is_not_held_until_another_has_gone() {
+        let (directory, names) = (Directory::default(), Names::default());
+        let add = |number: usize| {
+            let key = ServiceKey::new("shop", &format!("n{number}"));
+            directory.get_or_add(&key, &names)
+        };
+        for number in 0..SERVICES_MAX {
+            assert!(add(number).is_some_and(|(_, new)| new), "{number}");
+        }
+        assert!(add(SERVICES_MAX).is_none());
+        assert!(add(0).is_some_and(|(_, new)| !new));
+        directory.remove("shop/n0");
+        assert!(add(SERVICES_MAX).is_some());
+        assert!(add(0).is_none());
+    }
+}

@@ -1,14 +1,18 @@
 //! What has to come before a connection is served.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::{
-    CART, GET, MOMENT, Mesh, OK, WEB, ends_at, head, identity, lasts_until, pair, send, settle,
-    within,
+    CART, GET, MOMENT, Mesh, OK, WEB, ends_at, head, identity, lasting, lasts_until, pair, send,
+    settle, within,
 };
 use crate::accept::SERVER_FIRST_TIME;
 use crate::detect::{LOOK_TIME, SILENCE_TIME};
@@ -21,7 +25,7 @@ use crate::tcp;
 use crate::timer::TICK;
 use crate::timer::tests::{on_local, pass};
 use crate::tls::test_ca::{Leaf, TestCa};
-use crate::tls::{SpiffeId, client_config, session_name};
+use crate::tls::{Identity, SpiffeId, client_config, session_name};
 
 /// The beginning of a TLS handshake.
 const HALF_HELLO: &str = "\x16\x03\x01\x02";
@@ -55,11 +59,7 @@ fn what_is_agreed_on_in_a_handshake_may_take_so_long() {
         mesh.identify(own);
         let (caller, served) = mesh.caller(mesh.app(Protocol::Tcp, true)).await;
         let cart = identity(&ca, &Leaf::of(CART));
-        let web = SpiffeId::parse(WEB).expect("an id");
-        let config = client_config(Some(&cart), cart.roots(), &web, &[b"h2"]).expect("a config");
-        let name = session_name(caller.peer_addr().expect("an address"));
-        let shake = TlsConnector::from(config).connect(name, caller);
-        let _silent = within(shake).await.expect("a handshake");
+        let _silent = shake(&cart, caller, b"h2").await;
         ends_at(HANDSHAKE_TIME, served).await;
     });
 }
@@ -183,4 +183,51 @@ fn towards_a_port_that_nobody_declared_it_is_the_same() {
         send(&mut program, "220 ready").await;
         assert_eq!(within(client.read_u8()).await.expect("a byte"), b'2');
     });
+}
+
+#[test]
+fn a_connection_takes_no_request_after_its_callers_certificate() {
+    const LEFT: Duration = Duration::from_secs(30);
+    /// What the handshake took, and a second that certificates do not tell.
+    const BEFORE: Duration = Duration::from_secs(5);
+    on_local(async {
+        let mesh = Mesh::start(|_| {}).await;
+        mesh.let_in("strict");
+        for (protocol, alpn) in [
+            (Protocol::Http, &b"http/1.1"[..]),
+            (Protocol::Http, b"h2"),
+            (Protocol::Http2, b"h2"),
+            (Protocol::Tcp, b"h2"),
+        ] {
+            let ca = TestCa::new();
+            mesh.identify(identity(&ca, &Leaf::of(WEB)));
+            let (caller, served) = mesh.caller(mesh.app(protocol, true)).await;
+            let cart = identity(&ca, &lasting(CART, LEFT.as_secs()));
+            let caller = shake(&cart, caller, alpn).await;
+            // Told to leave, a client of HTTP/2 does.
+            let (mut http1, mut http2) = (None, None::<h2::client::SendRequest<Bytes>>);
+            if alpn == b"h2" {
+                let (sender, connection) = h2::client::handshake(caller).await.expect("HTTP/2");
+                http2 = Some(sender);
+                spawn_local(async move { connection.await.expect("a goodbye") });
+            } else {
+                http1 = Some(caller);
+            }
+            settle().await;
+            pass(LEFT - BEFORE).await;
+            assert!(!served.is_finished(), "{protocol:?}");
+            pass(BEFORE).await;
+            within(served).await.expect("no panic");
+            drop((http1, http2));
+        }
+    });
+}
+
+/// A connection to the sidecar as `identity`.
+async fn shake(identity: &Identity, caller: TcpStream, alpn: &[u8]) -> TlsStream<TcpStream> {
+    let web = SpiffeId::parse(WEB).expect("an id");
+    let config = client_config(Some(identity), identity.roots(), &web, &[alpn]);
+    let name = session_name(caller.peer_addr().expect("an address"));
+    let shake = TlsConnector::from(config.expect("a config")).connect(name, caller);
+    within(shake).await.expect("a handshake")
 }

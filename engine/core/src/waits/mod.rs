@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
@@ -51,8 +51,8 @@ const WEB: &str = "spiffe://tulle.local/ns/shop/sa/web";
 const CART: &str = "spiffe://tulle.local/ns/shop/sa/cart";
 
 /// A sidecar on this thread, and the program that it sends to.
-struct Mesh {
-    worker: Rc<Worker>,
+pub(crate) struct Mesh {
+    pub(crate) worker: Rc<Worker>,
     program: TcpListener,
     at: SocketAddr,
     /// What the control plane would hear.
@@ -61,7 +61,7 @@ struct Mesh {
 
 impl Mesh {
     /// One whose clock stands; `change` changes the record of its service.
-    async fn start(change: impl Fn(&mut Value)) -> Mesh {
+    pub(crate) async fn start(change: impl Fn(&mut Value)) -> Mesh {
         hold();
         let program = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at = program.local_addr().expect("an address");
@@ -103,7 +103,7 @@ impl Mesh {
     }
 
     /// Let others call the program.
-    fn let_in(&self, mtls: &str) {
+    pub(crate) fn let_in(&self, mtls: &str) {
         self.apply(&json!({
             "kind": "workload", "namespace": "shop", "name": "web-1", "service_account": "web",
             "mtls": mtls, "port_mtls": [],
@@ -294,7 +294,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// One head, and nothing of what follows; what there is of it, if the peer ends before.
-async fn head(stream: &mut TcpStream) -> String {
+async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     let whole = async {
         while !head.ends_with(b"\r\n\r\n") {

@@ -9,11 +9,12 @@ use http::{Method, Response};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_local};
+use tokio_rustls::TlsAcceptor;
 
 use super::server::{Asked, Server};
 use super::{
-    CART, Deaf, GET, LARGE, MOMENT, Mesh, WEB, ends_at, fill, head, identity, lasting, lasts_until,
-    pair, send, settle, within,
+    CART, Deaf, GET, LARGE, MOMENT, Mesh, OK, WEB, ends_at, fill, head, identity, lasting,
+    lasts_until, pair, send, settle, within,
 };
 use crate::error::{Error, Reason};
 use crate::fields::Fields;
@@ -23,8 +24,8 @@ use crate::inbound::APP_CONNECT_TIMEOUT;
 use crate::intercept::{self, OUTSIDE_CONNECT_TIME};
 use crate::record::Protocol;
 use crate::timer::tests::{on_local, pass};
-use crate::tls::SpiffeId;
 use crate::tls::test_ca::TestCa;
+use crate::tls::{ClientAuth, SpiffeId, server_config};
 use crate::upstream::Target;
 use crate::upstream::connect::{Alpn, connect};
 use crate::upstream::http2::{self, OnStream, PING_INTERVAL, SETTINGS_TIME};
@@ -358,5 +359,43 @@ fn a_connection_that_is_let_go_of_does_not_wait_for_a_peer_that_reads_nothing() 
         pass(PING_TIMEOUT).await;
         settle().await;
         assert_eq!(service.load.connections.load(Relaxed), 0);
+    });
+}
+
+#[test]
+fn a_connection_of_http1_takes_no_request_after_a_certificate_of_either_side() {
+    on_local(async {
+        for (own_s, peers_s) in [(100, 3600), (3600, 100)] {
+            let mesh = Mesh::start(|_| {}).await;
+            let ca = TestCa::new();
+            mesh.identify(identity(&ca, &lasting(WEB, own_s)));
+            let mut record = mesh.endpoints();
+            record["endpoints"][0]["identity"] = CART.into();
+            record["endpoints"][0]["tls"] = true.into();
+            mesh.apply(&record);
+            let peers = identity(&ca, &lasting(CART, peers_s));
+            let config = server_config(&peers, ClientAuth::Required, &[b"http/1.1"]);
+            let tls = TlsAcceptor::from(config.expect("a config"));
+            let mut held = Vec::new();
+            for (passed, connections) in [
+                (Duration::ZERO, 1),
+                (STILL_VALID, 1),
+                (EXPIRES_IN - STILL_VALID, 2),
+            ] {
+                pass(passed).await;
+                let (mut client, _served) = mesh.client().await;
+                send(&mut client, GET).await;
+                if held.len() < connections {
+                    let (stream, _) = within(mesh.program.accept()).await.expect("a call");
+                    held.push(within(tls.accept(stream)).await.expect("a handshake"));
+                }
+                let last = held.last_mut().expect("a connection");
+                assert!(head(last).await.starts_with("GET"));
+                last.write_all(OK.as_bytes()).await.expect("it is sent");
+                last.flush().await.expect("it is sent");
+                assert!(head(&mut client).await.starts_with("HTTP/1.1 200"));
+                settle().await;
+            }
+        }
     });
 }
