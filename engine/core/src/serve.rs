@@ -42,7 +42,7 @@ pub const IDLE_TIME: Duration = Duration::from_secs(60);
 /// The same in HTTP/2, whose clients keep a connection for long and expect to be told first.
 pub const IDLE_TIME_HTTP2: Duration = Duration::from_secs(600);
 /// How much of a body that nobody wants is read to keep the connection.
-const DRAIN_MAX: usize = 256 * 1024;
+pub const DRAIN_MAX: usize = 256 * 1024;
 /// And how long.
 pub const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Time between pings to a client with open streams.

@@ -15,7 +15,7 @@ use crate::http2::keepalive::PING_TIMEOUT;
 use crate::join::{self, join};
 use crate::observe::Observation;
 use crate::observe::metrics::Direction;
-use crate::serve::{DRAIN_TIME, HEAD_TIME, IDLE_TIME, IDLE_TIME_HTTP2, PING_INTERVAL};
+use crate::serve::{DRAIN_MAX, DRAIN_TIME, HEAD_TIME, IDLE_TIME, IDLE_TIME_HTTP2, PING_INTERVAL};
 use crate::shared::IDLE_SERVICE_S;
 use crate::timer::tests::{on_local, pass};
 
@@ -294,5 +294,34 @@ fn a_body_that_nobody_wants_may_take_so_long() {
         // To read the rest, and as long for the client to take the answer and leave.
         lasts_until(DRAIN_TIME, &served).await;
         ends_at(DRAIN_TIME, served).await;
+    });
+}
+
+#[test]
+fn so_much_of_a_body_that_nobody_wants_is_read() {
+    on_local(async {
+        let mesh = Mesh::start(|_| {}).await;
+        for (length, is_kept) in [(DRAIN_MAX, true), (2 * DRAIN_MAX, false)] {
+            let (mut client, served) = mesh.client().await;
+            let post = format!(
+                "POST / HTTP/1.1\r\nhost: www.example.com\r\ncontent-length: {length}\r\n\r\n"
+            );
+            send(&mut client, &post).await;
+            assert!(head(&mut client).await.starts_with("HTTP/1.1 404"));
+            let sent = within(client.write_all(&vec![0; length])).await;
+            assert!(sent.is_ok() || !is_kept);
+            for _ in 0..3 {
+                settle().await;
+            }
+            // The time to read it, and to linger where that was not all.
+            pass(DRAIN_TIME).await;
+            pass(DRAIN_TIME).await;
+            if is_kept {
+                assert!(!served.is_finished());
+                ends_at(IDLE_TIME - 2 * DRAIN_TIME, served).await;
+            } else {
+                within(served).await.expect("no panic");
+            }
+        }
     });
 }
