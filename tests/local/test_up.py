@@ -354,6 +354,25 @@ def test_run_ends_with_the_code_of_its_program(
         assert 'command "no-such-program" not found; install it' in ended.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_passes_on_how_a_program_ends_that_was_asked_to(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    program = "import signal; signal.signal(15, lambda *_: exit(7)); print(1, flush=True)"
+    command = [sys.executable, "-m", "tulle", "run", "--", sys.executable, "-c"]
+    runner = subprocess.Popen(
+        [*command, f"{program}; signal.pause()"],
+        env={**os.environ, "TULLE_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+    )
+    assert runner.stdout is not None
+    with runner:
+        runner.stdout.readline()
+        runner.send_signal(number)
+
+    assert runner.returncode == 7
+
+
 def test_run_joins_the_mesh_that_is_there(project: Running) -> None:
     project.up(HELLO)
     program = "import urllib.request; print(urllib.request.urlopen('http://hello/').status)"

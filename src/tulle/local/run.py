@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tulle.errors import InvalidResources
+from tulle.local.first import stand_behind_the_first
 from tulle.local.paths import Home
 from tulle.local.plane import Plane
 from tulle.local.project import Manifest, Project
@@ -51,6 +52,7 @@ def run(options: RunOptions) -> int:
         StartError: the program or the control plane cannot be started.
         InvalidResources: an option makes no right app.
     """
+    stand_behind_the_first()
     home = Home(options.home.absolute())
     home.prepare()
     plane = Plane(home.api_socket)
@@ -82,9 +84,12 @@ async def _run(settings: RunSettings) -> int:
     unit = supervisor.units[0]
     if unit.failure is not None:
         raise unit.failure
-    if unit.exit_code is None:  # stopped before its end, by Ctrl-C or a signal to the runner
+    code = unit.exit_code
+    if code is None and unit.child is not None:  # stopped by Ctrl-C, or a signal to the runner
+        code = await unit.child.wait()
+    if code is None:
         return 130
-    return unit.exit_code if unit.exit_code >= 0 else 128 - unit.exit_code
+    return code if code >= 0 else 128 - code
 
 
 def _project(options: RunOptions) -> Project:

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from tulle.errors import StartError, TimedOut, TulleError, Unreachable
 from tulle.local import remote
+from tulle.local.first import stand_behind_the_first
 from tulle.local.paths import Home
 from tulle.local.project import load_project
 from tulle.local.status import BROKEN, SETTLED, AppStatus
@@ -47,6 +48,7 @@ def up(options: UpOptions, out: TextIO = sys.stdout) -> int:
         InvalidResources: tulle.yaml or a resource file is wrong; everything that is wrong.
         StartError: it runs already, or the control plane does not come up.
     """
+    stand_behind_the_first()
     settings = RunSettings(
         project=load_project(options.project),
         home=Home(options.home.absolute()),
