@@ -232,6 +232,32 @@ def test_a_silent_resolver_is_not_waited_for_for_ever(lan: Lan) -> None:
     eventually(lambda: dig(lan, "world.example") == answered, "it answers again")
 
 
+ASK_MANY = """
+import socket, struct, sys
+def ask(number, *labels):
+    name = b"".join(bytes([len(label)]) + label.encode() for label in labels) + bytes(1)
+    one.send(struct.pack(">6H", number, 0x100, 1, 0, 0, 0) + name + struct.pack(">2H", 1, 1))
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.connect((sys.argv[1], 53))
+one.settimeout(1)
+for number in range(1000):
+    ask(number, str(number), "a", "example")
+    if number % 100 == 0:
+        ask(1000 + number, "cart")
+        one.recv(512)
+print("answered")
+"""
+
+
+def test_many_questions_to_a_silent_resolver_leave_room_for_services(lan: Lan) -> None:
+    lan.resolver.signal(signal.SIGSTOP)
+    try:
+        answered = lan.web_host.run(sys.executable, "-c", ASK_MANY, lan.world.ipv4)
+    finally:
+        lan.resolver.signal(signal.SIGCONT)
+    assert answered == "answered\n"
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_datagrams_to_a_service_are_refused_at_once(lan: Lan, version: int) -> None:
     """A browser that tries HTTP/3 goes on with TCP."""
@@ -370,14 +396,16 @@ def test_tulle_run_intercepts_as_long_as_its_program_runs(lan: Lan, tmp_path: Pa
     assert "tulle" not in lan.world.run("nft", "list", "tables")
 
 
-def test_a_dry_run_prints_the_rules_and_starts_nothing(lan: Lan) -> None:
-    settings = lan.till.folder / "settings.json"
-    command = (sys.executable, "-m", "tulle", "sidecar", "--settings", str(settings))
+def test_a_dry_run_prints_the_rules_and_starts_nothing(lan: Lan, tmp_path: Path) -> None:
+    settings = json.loads((lan.till.folder / "settings.json").read_text())
+    settings["inbound"][0]["listen"] = f"{lan.world.ipv4}:7777"
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    command = (sys.executable, "-m", "tulle", "sidecar", "--settings", f"{tmp_path}/settings.json")
 
-    printed = lan.world.run(*command, "--transparent", "--mesh-only", "--dry-run")
-
-    assert "table inet tulle" in printed
-    assert "tulle" not in lan.world.run("nft", "list", "tables")
+    for words in [("--transparent", "--mesh-only"), ()]:  # as its settings say it, too
+        printed = lan.world.run(*command, *words, "--dry-run")
+        assert "tcp dport { 22, 7777 } return" in printed
+        assert "tulle" not in lan.world.run("nft", "list", "tables")
 
 
 def test_without_the_control_plane_names_are_answered_at_once(lan: Lan) -> None:

@@ -121,6 +121,16 @@ def test_two_upgrades_in_a_row_change_no_address(pair: Namespace) -> None:
         assert get(web.admin, "/healthz").status == 200
 
 
+def test_a_signal_to_the_old_process_takes_no_workload_out_of_the_mesh(pair: Namespace) -> None:
+    first = pair.upgrade(pair.workloads["cart-1"])
+    first.signal(signal.SIGTERM)
+
+    assert first.wait() == 0
+    assert '"draining"' in first.output
+    assert first.output.count('"not-ready"') <= 1, "at its start, before the application was there"
+    assert first.output.index('"handed-over"') > first.output.find('"not-ready"')
+
+
 def test_a_successor_that_cannot_start_changes_nothing(pair: Namespace) -> None:
     web = pair.workloads["web"]
     file = web.folder / "settings.json"

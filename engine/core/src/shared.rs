@@ -75,6 +75,8 @@ pub struct Shared {
     pub closing: watch::Sender<Closing>,
     /// Questions of DNS that are being answered.
     pub dns_queries: Arc<AtomicU32>,
+    /// Those of them that resolvers are asked.
+    pub dns_forwarded: Arc<AtomicU32>,
     /// Whether the next request of an HTTP/1.1 connection is its last, and its response says so.
     pub leaving: AtomicBool,
     /// Turns true once, when what was kept on disk is in force: before, nothing is accepted.
@@ -141,6 +143,7 @@ impl Shared {
             ending: watch::Sender::new(false),
             closing: watch::Sender::new(Closing::Nothing),
             dns_queries: Arc::default(),
+            dns_forwarded: Arc::default(),
             leaving: AtomicBool::new(false),
             loaded: watch::Sender::new(false),
             inbound_connections: AtomicI64::new(0),
@@ -306,7 +309,9 @@ impl Shared {
     /// calls is served until [`Shared::drain`].
     pub fn drain_inbound(&self) {
         self.leaving.store(true, Relaxed);
-        if !self.draining.send_replace(true) {
+        let before = self.draining.send_replace(true);
+        // Once a successor serves, it alone tells whether the workload is ready.
+        if !before && *self.closing.borrow() != Closing::HandedOver {
             self.status_changed();
         }
     }

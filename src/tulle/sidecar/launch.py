@@ -102,6 +102,13 @@ def exec_host(
     )
 
 
+def own_ports(settings: Mapping[str, Any]) -> list[int]:
+    """Return the ports that *settings* name for what others call; 0 for each left to the system."""
+    addresses = [settings.get("admin_listen"), settings.get("proxy_listen")]
+    addresses += [one["listen"] for one in settings["inbound"]]
+    return [int(address.rpartition(":")[2]) for address in addresses if address]
+
+
 def exec_shared(workers: int) -> NoReturn:
     """Replace this process by the shared host (`shared.py`), *workers* threads for traffic."""
     _exec("tulle.sidecar.shared", str(workers))

@@ -27,6 +27,8 @@ use message::{A, AAAA, Code, Question};
 
 /// Most questions of a sidecar that are being answered; further ones are dropped, and asked again.
 pub const QUERIES_MAX: u32 = 512;
+/// Most of them that wait for resolvers: those may be slow, and names of services need none.
+pub const FORWARDED_MAX: u32 = QUERIES_MAX / 4 * 3;
 /// Most services held for names to be asked of the control plane: programs may ask for any number
 /// of names of the world, and must not fill the room for the services that are called.
 const ASKED_MAX: usize = SERVICES_MAX / 2;
@@ -47,8 +49,8 @@ const PORT: u16 = 53;
 struct Permit(Arc<AtomicU32>);
 
 impl Permit {
-    fn take(open: &Arc<AtomicU32>) -> Option<Permit> {
-        try_take(open, QUERIES_MAX).then(|| Permit(Arc::clone(open)))
+    fn take(open: &Arc<AtomicU32>, most: u32) -> Option<Permit> {
+        try_take(open, most).then(|| Permit(Arc::clone(open)))
     }
 }
 
@@ -75,7 +77,7 @@ pub async fn serve_udp(worker: Rc<Worker>, socket: std::net::UdpSocket) {
             tokio::time::sleep(RECEIVE_PAUSE).await;
             continue;
         };
-        let Some(permit) = Permit::take(&worker.shared.dns_queries) else {
+        let Some(permit) = Permit::take(&worker.shared.dns_queries, QUERIES_MAX) else {
             continue;
         };
         let (asked, socket) = (Rc::clone(&worker), Rc::clone(&socket));
@@ -95,7 +97,7 @@ pub async fn serve_tcp(worker: &Rc<Worker>, mut stream: TcpStream) {
     loop {
         let read = within(IDLE_TIME, Box::pin(read_message(&mut stream))).await;
         let Some(Ok(query)) = read else { return };
-        let Some(_permit) = Permit::take(&worker.shared.dns_queries) else {
+        let Some(_permit) = Permit::take(&worker.shared.dns_queries, QUERIES_MAX) else {
             return;
         };
         let Some(reply) = reply(worker, &query, Transport::Tcp).await else {
@@ -129,6 +131,7 @@ enum Verdict {
     Unsure,
 }
 
+/// The answer to `query`; `None`: it needs none, or there is no room for the question.
 async fn reply(worker: &Rc<Worker>, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let question = match message::read(query) {
         Ok(question) => question,
@@ -149,6 +152,7 @@ async fn reply(worker: &Rc<Worker>, query: &[u8], transport: Transport) -> Optio
         Verdict::NoSuchName => message::answer(query, &question, Code::NoSuchName, &[]),
         Verdict::Failed => message::refusal(query, Some(&question), Code::Failed),
         Verdict::Unknown | Verdict::Unsure => {
+            let _permit = Permit::take(&worker.shared.dns_forwarded, FORWARDED_MAX)?;
             let settings = worker.shared.settings.intercept.as_ref();
             let asked = settings.map(|settings| resolvers(&settings.resolv_conf));
             let told = forward(&asked.unwrap_or_default(), query, &question, transport).await;
@@ -299,12 +303,12 @@ mod tests {
     fn questions_wait_up_to_the_bound() {
         let open = Arc::default();
         let permits: Vec<Permit> = (0..QUERIES_MAX)
-            .map(|_| Permit::take(&open).expect("room"))
+            .map(|_| Permit::take(&open, QUERIES_MAX).expect("room"))
             .collect();
 
-        assert!(Permit::take(&open).is_none());
+        assert!(Permit::take(&open, QUERIES_MAX).is_none());
         drop(permits);
-        assert!(Permit::take(&open).is_some());
+        assert!(Permit::take(&open, QUERIES_MAX).is_some());
     }
 
     #[test]

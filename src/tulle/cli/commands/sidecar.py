@@ -1,11 +1,13 @@
 """`tulle sidecar`: one sidecar as a process of its own."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tulle.cli.options import exclude_options
+from tulle.cli.output import note
 
 
 @click.command(
@@ -53,7 +55,7 @@ def command(
     if token_fd is not None and token_file is not None:
         raise click.UsageError("give --token-fd or --token-file, not both")
     from tulle.sidecar import intercept
-    from tulle.sidecar.launch import exec_host
+    from tulle.sidecar.launch import exec_host, own_ports
 
     wanted = None
     if transparent:
@@ -67,8 +69,13 @@ def command(
             "exclude_uids": [intercept.uid_of(user) for user in exclude_user],
         }
     if dry_run:
-        if wanted is None:
+        given = json.loads(settings.read_text())
+        if (wanted := wanted or given.get("transparent")) is None:
             raise click.UsageError("--dry-run prints the rules of --transparent")
-        click.echo(intercept.plan(intercept.interception(wanted)), nl=False)
+        ports = own_ports(given)
+        if 0 in ports:
+            note("a port that is 0 in the settings is chosen, and added to the rules, at the start")
+        named = filter(None, ports)
+        click.echo(intercept.plan(intercept.interception(wanted, named)), nl=False)
         return
     exec_host(settings, token_fd, token_file, wanted)
