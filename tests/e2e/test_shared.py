@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.e2e.http_client import get
+from tests.e2e.http_client import connect, get
 from tests.e2e.mesh import SETTINGS, Mesh
 from tests.e2e.processes import eventually
 from tulle.local.shared import WORKERS_MAX, command
@@ -211,12 +211,12 @@ def test_all_come_back_after_a_crash_of_the_process(project: Project) -> None:
 class Shared:
     """The shared process alone, as the runner drives it."""
 
-    def __init__(self, mesh: Mesh, folder: Path) -> None:
+    def __init__(self, mesh: Mesh, folder: Path, before: tuple[str, ...]) -> None:
         self.mesh = mesh
         self.folder = folder
         self._told: list[dict[str, Any]] = []
         self.process = subprocess.Popen(
-            command(WORKERS_MAX),
+            [*before, *command(WORKERS_MAX)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -275,8 +275,9 @@ class Shared:
 
 
 @pytest.fixture
-def shared(mesh: Mesh, tmp_path: Path) -> Iterator[Shared]:
-    shared = Shared(mesh, tmp_path)
+def shared(request: pytest.FixtureRequest, mesh: Mesh, tmp_path: Path) -> Iterator[Shared]:
+    """The process; a test may name the words before its command."""
+    shared = Shared(mesh, tmp_path, getattr(request, "param", ()))
     yield shared
     shared.process.kill()
     shared.process.communicate()
@@ -320,3 +321,33 @@ def test_one_that_cannot_start_is_named_and_the_others_run(shared: Shared) -> No
 
     shared.ask("drain", "good")
     shared.wait("ended", {"good"})
+
+
+FILES = 400
+
+
+@pytest.mark.parametrize("shared", [("prlimit", f"--nofile={FILES}:{FILES}")], indirect=True)
+def test_one_that_is_flooded_leaves_room_for_the_others(shared: Shared) -> None:
+    for name in ("loud", "quiet"):
+        shared.add(name)
+    loud, quiet = (
+        told["addresses"]["proxy"] for told in shared.wait("listening", {"loud", "quiet"})
+    )
+    shared.wait("ready", {"loud", "quiet"})
+
+    held = [connect(loud) for _ in range(FILES)]
+
+    with pytest.raises(OSError, match=r"(?i)closed|reset"):
+        get(loud, "http://nobody/")
+    for _ in range(3):
+        assert get(quiet, "http://nobody/").status == 404
+    for one in held:
+        one.close()
+    eventually(lambda: answers(loud), "it has room again")
+
+
+def answers(proxy: str) -> bool:
+    try:
+        return get(proxy, "http://nobody/").status == 404
+    except OSError:
+        return False

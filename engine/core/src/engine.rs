@@ -150,8 +150,12 @@ impl Engine {
 
     fn place(threads: &Arc<Threads>, settings: Settings) -> Result<Engine, String> {
         let seat = threads.take_seat()?;
-        let (shared, outgoing) =
-            Shared::new(settings, Arc::clone(&threads.bell), threads.clients_end)?;
+        let (shared, outgoing) = Shared::new(
+            settings,
+            Arc::clone(&threads.bell),
+            threads.clients_end,
+            Arc::clone(&threads.workloads),
+        )?;
         let settings = &shared.settings;
         let mut sockets = Sockets::new(settings);
         let inbound = bind_inbound(settings, &mut sockets)?;

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -62,7 +64,9 @@ pub struct Shared {
     outgoing: mpsc::Sender<Outgoing>,
     pub(crate) events: Mutex<VecDeque<Value>>,
     pub(crate) bell: Arc<Bell>,
-    pub(crate) clients_end: i32,
+    clients_end: i32,
+    /// How many workloads this process serves.
+    workloads: Arc<AtomicUsize>,
     pub(crate) app_ready: AtomicBool,
     /// Whether the workload's own record is in force; until then nobody is let in.
     pub has_inbound: AtomicBool,
@@ -93,7 +97,7 @@ pub struct Shared {
 impl Shared {
     /// The state of a sidecar that knows nothing yet, and where it puts messages for the record
     /// stream; `bell` tells of events. The descriptors of clients' connections are below
-    /// `clients_end`.
+    /// `clients_end`, which all `workloads` of the process share.
     ///
     /// # Errors
     /// The workload's names make no SPIFFE id, or the access log cannot be opened.
@@ -101,6 +105,7 @@ impl Shared {
         settings: Settings,
         bell: Arc<Bell>,
         clients_end: i32,
+        workloads: Arc<AtomicUsize>,
     ) -> Result<(Arc<Shared>, mpsc::Receiver<Outgoing>), String> {
         let workload = &settings.workload;
         let id = SpiffeId::new(
@@ -136,6 +141,7 @@ impl Shared {
             events: Mutex::default(),
             bell,
             clients_end,
+            workloads,
             app_ready: AtomicBool::new(settings.probe.is_none()),
             has_inbound: AtomicBool::new(false),
             connected: AtomicBool::new(false),
@@ -193,13 +199,25 @@ impl Shared {
         most - most / i64::from(OWN_PART)
     }
 
-    /// Below which descriptor they stay, with the connections to the application that they need:
+    /// Below which descriptor all of them stay. In a process of several workloads each leaves as
+    /// many files as it has connections, so that none can take the room of the others.
+    fn clients_end(&self) -> i32 {
+        if self.workloads.load(Relaxed) < 2 {
+            return self.clients_end;
+        }
+        let open = self.metrics.connections.load(Relaxed);
+        let open = i32::try_from(open).unwrap_or(i32::MAX);
+        self.clients_end.saturating_sub(open)
+    }
+
+    /// Below which descriptor these stay, with the connections to the application that they need:
     /// with few of them it is the application's own calls that took the rest.
     pub(crate) fn inbound_end(&self) -> i32 {
-        let end = self.clients_end - self.clients_end / OWN_PART;
+        let most = self.clients_end();
+        let end = most - most / OWN_PART;
         let files = 2 * self.inbound_connections.load(Relaxed);
         if files < i64::from(end / 2) {
-            self.clients_end
+            most
         } else {
             end
         }
@@ -210,7 +228,7 @@ impl Shared {
         let inbound = self.inbound_connections.load(Relaxed);
         let (has_place, files_end) = match closes {
             Closing::Inbound => (inbound < self.inbound_max(), self.inbound_end()),
-            _ => (true, self.clients_end),
+            _ => (true, self.clients_end()),
         };
         let all = self.metrics.connections.load(Relaxed);
         has_place && all < self.connections_max() && stream.as_raw_fd() < files_end

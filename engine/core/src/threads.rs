@@ -65,7 +65,8 @@ pub struct Threads {
     pub(crate) bell: Arc<Bell>,
     /// The descriptors of clients' connections are below.
     pub(crate) clients_end: i32,
-    workloads: Arc<AtomicUsize>,
+    /// How many workloads they serve.
+    pub(crate) workloads: Arc<AtomicUsize>,
     running: Mutex<Vec<JoinHandle<()>>>,
     stopping: watch::Sender<bool>,
 }

@@ -226,7 +226,7 @@ fn shared() -> (Arc<Shared>, mpsc::Receiver<Outgoing>) {
         "access_log_path": null, "drain_seconds": 10, "reason_header": true,
     });
     let settings = Settings::parse(settings.to_string().as_bytes()).expect("settings");
-    Shared::new(settings, Arc::default(), i32::MAX).expect("a sidecar")
+    Shared::new(settings, Arc::default(), i32::MAX, Arc::default()).expect("a sidecar")
 }
 
 /// The record of the service that the program is.
