@@ -107,7 +107,7 @@ async fn follow(
     predecessor: Option<UnixStream>,
 ) {
     let serve = async {
-        shared.loaded.send_replace(true);
+        shared.begin();
         shared.event(json!({"event": "serving"}));
         if let Some(predecessor) = predecessor {
             // When it is gone, its record stream is, too.

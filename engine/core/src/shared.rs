@@ -183,6 +183,17 @@ impl Shared {
         Some(service)
     }
 
+    /// Accept from now on, with what was kept on disk. Where programs are told addresses of services,
+    /// those are never forgotten: they may have been told them by an earlier process.
+    pub(crate) fn begin(&self) {
+        if self.settings.intercept.is_some() {
+            for service in self.directory.all() {
+                service.declared.store(true, Relaxed);
+            }
+        }
+        self.loaded.send_replace(true);
+    }
+
     fn ask_for(&self, service: &Service) {
         self.tell(Outgoing::Subscribe(format!("service/{}", service.key)));
         self.tell(Outgoing::Subscribe(format!("endpoints/{}", service.key)));

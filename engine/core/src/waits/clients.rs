@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     GET, LARGE, MOMENT, Mesh, OK, POST, ends_at, exchange, fill, head, lasts_until, no_end, pair,
-    send, settle, within,
+    send, settle, shared, within,
 };
 use crate::clock::BODY_IDLE_TIME;
 use crate::control::Host;
@@ -219,6 +220,24 @@ fn a_service_that_nobody_calls_is_known_for_so_long() {
         assert!(is_known());
         pass(Duration::from_secs(1)).await;
         assert!(!is_known());
+    });
+}
+
+/// A program may have its address from an earlier process of the sidecar.
+#[test]
+fn one_that_was_known_at_the_start_stays_so_where_addresses_are_told() {
+    on_local(async {
+        let intercept = json!({
+            "outbound": [], "inbound": null, "dns": [], "resolv_conf": "/dev/null",
+            "tproxy": false, "mesh_only": false, "mark": null,
+        });
+        let mesh = Mesh::of(shared(&intercept), |_| {}).await;
+        let shared = &mesh.worker.shared;
+        Host::connected(&**shared, true);
+        shared.begin();
+        pass(Duration::from_secs(IDLE_SERVICE_S)).await;
+        shared.drop_idle_services();
+        assert!(shared.directory.get("shop/cart").is_some());
     });
 }
 

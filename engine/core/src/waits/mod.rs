@@ -62,10 +62,17 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// One whose clock stands; `change` changes the record of its service.
     pub(crate) async fn start(change: impl Fn(&mut Value)) -> Mesh {
+        Mesh::of(shared(&Value::Null), change).await
+    }
+
+    /// The same, of such a sidecar.
+    async fn of(
+        (shared, told): (Arc<Shared>, mpsc::Receiver<Outgoing>),
+        change: impl Fn(&mut Value),
+    ) -> Mesh {
         hold();
         let program = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at = program.local_addr().expect("an address");
-        let (shared, told) = shared();
         let mesh = Mesh {
             worker: Worker::new(shared),
             program,
@@ -216,7 +223,7 @@ type Http2Client = (
     h2::client::Connection<TcpStream>,
 );
 
-fn shared() -> (Arc<Shared>, mpsc::Receiver<Outgoing>) {
+fn shared(intercept: &Value) -> (Arc<Shared>, mpsc::Receiver<Outgoing>) {
     let settings = json!({
         "workload": {"namespace": "shop", "name": "web-1", "service_account": "web",
                      "labels": {}, "zone": null},
@@ -224,6 +231,7 @@ fn shared() -> (Arc<Shared>, mpsc::Receiver<Outgoing>) {
         "proxy_listen": null, "admin_listen": "127.0.0.1:0", "control": "127.0.0.1:1",
         "state_dir": null, "probe": null, "workers": 1, "access_log": "off",
         "access_log_path": null, "drain_seconds": 10, "reason_header": true,
+        "intercept": intercept,
     });
     let settings = Settings::parse(settings.to_string().as_bytes()).expect("settings");
     Shared::new(settings, Arc::default(), i32::MAX, Arc::default()).expect("a sidecar")
