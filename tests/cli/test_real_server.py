@@ -195,5 +195,6 @@ def test_a_server_that_stops_ends_the_watch_with_a_reason(folder):
     ):
         server.send_signal(signal.SIGTERM)
         _, err = watch.communicate(timeout=30)
+        server.wait(30)
     assert watch.returncode == ExitCode.UNREACHABLE
     assert err.startswith("error: ")
