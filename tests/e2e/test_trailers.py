@@ -11,6 +11,9 @@ from tests.e2e.mesh import HTTP, HTTP2, Namespace, Workload
 
 pytestmark = pytest.mark.e2e
 
+OWN = "x-forwarded-client-cert"
+"""Only the mesh may say who calls: nobody's trailers reach anybody with it."""
+
 UPLOAD = """POST http://{service}/x HTTP/1.1\r
 Host: {service}\r
 Transfer-Encoding: chunked\r
@@ -21,6 +24,7 @@ Connection: close\r
 abc\r
 0\r
 X-Sum: 17\r
+X-Forwarded-Client-Cert: forged\r
 \r
 """
 
@@ -52,7 +56,7 @@ def test_trailers_of_an_http_2_request_arrive(web: Workload, service: str) -> No
         pseudo = {":method": "POST", ":scheme": "http", ":authority": service, ":path": "/x"}
         stream = client.open(pseudo, end=False)
         client.write(data(stream.number, b"abc", end=False))
-        client.write(headers(stream.number, block({"x-sum": "17"})))
+        client.write(headers(stream.number, block({"x-sum": "17", OWN: "forged"})))
         client.read(stream)
 
     seen = json.loads(stream.body)

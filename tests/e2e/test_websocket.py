@@ -15,7 +15,7 @@ from websockets.sync.client import connect as connect_websocket
 from websockets.typing import Subprotocol
 
 from tests.e2e.http2_client import Http2, Stream
-from tests.e2e.http2_frames import FRAME_MAX, Kind, Setting, data
+from tests.e2e.http2_frames import FRAME_MAX, Kind, Setting, block, data, headers
 from tests.e2e.http_client import connect
 from tests.e2e.mesh import HTTP, HTTP2, WEBSOCKET, Namespace, Workload
 
@@ -212,3 +212,13 @@ def test_the_end_of_a_stream_ends_the_conversation(client: Http2) -> None:
     assert socket.recv().opcode == Opcode.CLOSE
     client.read(socket.stream)
     assert socket.stream.ended
+
+
+def test_trailers_of_a_conversation_do_not_speak_for_the_mesh(client: Http2) -> None:
+    socket = OnStream(client, "stream", "/trailers")
+    own = {"x-forwarded-client-cert": "forged", "x-tulle-peer": "forged"}
+    client.write(headers(socket.stream.number, block({"x-sum": "17", **own})))
+
+    assert json.loads(bytes(socket.recv().data)) == {"x-sum": "17"}
+    client.read(socket.stream)
+    assert socket.stream.trailers == {"x-sum": "17"}

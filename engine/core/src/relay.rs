@@ -103,7 +103,6 @@ async fn carry(
         }
         let before = download.bytes;
         let pumped = download.poll(cx, upstream.side(), client.side(), &mut |trailers| {
-            headers::strip_own(trailers);
             seen.look_for_grpc_status(trailers);
         });
         match pumped {

@@ -10,6 +10,7 @@ use crate::fields::Fields;
 use crate::http1;
 use crate::http2;
 use crate::splice::{self, Move};
+use crate::steps::headers::strip_own;
 
 /// Why a body cannot be read or written further.
 #[derive(Debug)]
@@ -218,7 +219,7 @@ pub struct Pump {
 
 impl Pump {
     /// Carry on until the body has ended and all is written. `trailers` is shown the trailer
-    /// section.
+    /// section, without what only a mesh may say.
     ///
     /// # Errors
     /// Either side is broken.
@@ -227,7 +228,7 @@ impl Pump {
         cx: &mut Context<'_>,
         mut from: Side<'_>,
         mut to: Side<'_>,
-        trailers: &mut dyn FnMut(&mut Fields),
+        trailers: &mut dyn FnMut(&Fields),
     ) -> Poll<Result<(), Failed>> {
         self.is_full = true;
         while !self.finished {
@@ -266,6 +267,7 @@ impl Pump {
             } else {
                 let mut section = from.take_trailers();
                 if let Some(section) = &mut section {
+                    strip_own(section);
                     trailers(section);
                 }
                 to.finish(section.as_ref()).map_err(Failed::Sink)?;

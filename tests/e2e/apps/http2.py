@@ -71,7 +71,7 @@ class Conversation(asyncio.Protocol):
             self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             self.take(event.stream_id, event.data)
         elif isinstance(event, TrailersReceived):
-            self.streams[event.stream_id].trailers = named(event.headers)
+            self.told(event.stream_id, named(event.headers))
         elif isinstance(event, StreamEnded):
             self.end(event.stream_id)
         elif isinstance(event, StreamReset):
@@ -105,6 +105,14 @@ class Conversation(asyncio.Protocol):
         stream.waiting += b"".join(stream.socket.data_to_send())
         self.flush(number)
 
+    def told(self, number: int, trailers: dict[str, str]) -> None:
+        """Keep what the trailers say; in a conversation, say it at once."""
+        stream = self.streams[number]
+        stream.trailers = trailers
+        if stream.socket is not None:
+            stream.socket.send_text(json.dumps(trailers).encode())
+            stream.waiting += b"".join(stream.socket.data_to_send())
+
     def end(self, number: int) -> None:
         """The request is whole."""
         stream = self.streams.get(number)
@@ -136,7 +144,8 @@ class Conversation(asyncio.Protocol):
             room = min(self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
         if stream.ends and not stream.waiting:
             if stream.fields[":path"] == "/trailers":
-                self.h2.send_headers(number, [("x-sum", "17")], end_stream=True)
+                forged = ("x-forwarded-client-cert", "forged")
+                self.h2.send_headers(number, [("x-sum", "17"), forged], end_stream=True)
             else:
                 self.h2.end_stream(number)
             del self.streams[number]

@@ -237,7 +237,8 @@ class Conversation:
         """Answer in chunks, with trailers."""
         await request.body(self.told)
         head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n"
-        self.writer.write(head.encode() + b"5\r\nhello\r\n0\r\nx-sum: 17\r\n\r\n")
+        trailers = b"x-sum: 17\r\nx-forwarded-client-cert: forged\r\n\r\n"
+        self.writer.write(head.encode() + b"5\r\nhello\r\n0\r\n" + trailers)
         await self.writer.drain()
 
     async def do_hold(self, request: Request) -> None:
