@@ -146,7 +146,7 @@ impl Asked<'_> {
         }
         // The tunnel itself is counted already.
         let shared = &worker.shared;
-        if shared.inbound_connections.load(Relaxed) > shared.inbound_max()
+        if shared.inbound() > shared.inbound_max()
             || shared.metrics.connections.load(Relaxed) > shared.connections_max()
         {
             return Err(Error::new(Reason::PendingLimit, "too many connections"));

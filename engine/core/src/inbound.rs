@@ -116,7 +116,7 @@ impl App {
             connect_timeout: APP_CONNECT_TIMEOUT,
             limits: None,
             source: self.source,
-            files_end: worker.shared.inbound_end(),
+            files_end: worker.shared.inbound_end(worker.shared.inbound()),
         }
     }
 }

@@ -210,6 +210,11 @@ impl Shared {
         most - most / i64::from(OWN_PART)
     }
 
+    /// How many there are.
+    pub(crate) fn inbound(&self) -> i64 {
+        self.inbound_connections.load(Relaxed)
+    }
+
     /// Below which descriptor all of them stay. In a process of several workloads each leaves as
     /// many files as it has connections, so that none can take the room of the others.
     fn clients_end(&self) -> i32 {
@@ -222,12 +227,11 @@ impl Shared {
     }
 
     /// Below which descriptor these stay, with the connections to the application that they need:
-    /// with few of them it is the application's own calls that took the rest.
-    pub(crate) fn inbound_end(&self) -> i32 {
+    /// with few of them, `inbound`, it is the application's own calls that took the rest.
+    pub(crate) fn inbound_end(&self, inbound: i64) -> i32 {
         let most = self.clients_end();
         let end = most - most / OWN_PART;
-        let files = 2 * self.inbound_connections.load(Relaxed);
-        if files < i64::from(end / 2) {
+        if 2 * inbound < i64::from(end / 2) {
             most
         } else {
             end
@@ -236,9 +240,11 @@ impl Shared {
 
     /// Whether there is room for a connection just accepted that ends with `closes`.
     pub(crate) fn has_room(&self, closes: Closing, stream: &TcpStream) -> bool {
-        let inbound = self.inbound_connections.load(Relaxed);
         let (has_place, files_end) = match closes {
-            Closing::Inbound => (inbound < self.inbound_max(), self.inbound_end()),
+            Closing::Inbound => {
+                let inbound = self.inbound();
+                (inbound < self.inbound_max(), self.inbound_end(inbound))
+            }
             _ => (true, self.clients_end()),
         };
         let all = self.metrics.connections.load(Relaxed);
