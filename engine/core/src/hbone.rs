@@ -30,9 +30,9 @@ pub const STREAMS_MAX: usize = 64;
 const STREAMS_SERVED: u32 = 2 * STREAMS_MAX as u32;
 /// What one tunnel may send ahead of its reader, bytes: whole frames.
 pub const STREAM_WINDOW: u32 = 4 * FRAME;
-/// What all tunnels of a connection may: many windows, or a few that nobody reads would stop the
+/// What all tunnels of a connection may: a window for each, or some that nobody reads would stop the
 /// others.
-pub const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+pub const CONNECTION_WINDOW: u32 = STREAMS_MAX as u32 * STREAM_WINDOW;
 /// Largest frame, bytes: with its head it fills four TLS records, as much as `rustls` encrypts at
 /// once.
 pub const FRAME: u32 = 64 * 1024 - 9;
