@@ -1,7 +1,8 @@
 //! Two ends joined: bytes both ways until both have ended, or either broke.
 //!
 //! One task and no queue: what the reader of one end cannot take is not read from the other. An
-//! end that closes its half closes that half at the other side; a broken one breaks the other.
+//! end that closes its half closes that half at the other side; a broken one breaks the other, and
+//! so does a wait that was too long, or the end of the sidecar.
 
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, tcp};
 
 use crate::hbone::FRAME;
@@ -21,6 +22,7 @@ use crate::observe::Observation;
 use crate::splice;
 use crate::timer::{Deadline, micros, now_us};
 use crate::upstream::connect::keep_alive;
+use crate::upstream::stream::Rewound;
 
 /// First size of a buffer that is read into, bytes.
 const BUFFER_MIN: usize = 2 * 1024;
@@ -31,11 +33,6 @@ pub const BUFFER_MAX: usize = FRAME as usize;
 /// A connection to the application that carried nothing for this long is closed (Envoy's default).
 pub const IDLE_TIME: Duration = Duration::from_secs(3600);
 
-/// A stream of bytes of any kind.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
-
 /// One end.
 pub enum Side {
     /// A socket.
@@ -43,7 +40,7 @@ pub enum Side {
     /// A stream of a connection between sidecars.
     Tunnel(Tunnel),
     /// What became of an HTTP connection.
-    Other(Box<dyn Duplex>),
+    Other(Box<Rewound>),
 }
 
 /// A stream of HTTP/2 after a CONNECT was answered with 200.
@@ -136,16 +133,39 @@ impl End {
                 let _gone = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
             }
             Side::Tunnel(tunnel) => tunnel.send.send_reset(Reason::CONNECT_ERROR),
-            Side::Other(_) => {}
+            Side::Other(stream) => stream.reset_on_drop(),
+        }
+    }
+}
+
+/// Two ends. Unless both have said their last they break when dropped, for whatever reason: an end
+/// that nobody said must not look like one.
+struct Joined {
+    near: End,
+    far: End,
+    ended: bool,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.near.abort();
+            self.far.abort();
         }
     }
 }
 
 /// Join `near` and `far`. What `near` sends is counted as the request. Ends also when nothing
 /// was carried for `idle`, if that is not zero.
-pub async fn join(mut near: End, mut far: End, seen: Observation, idle: Duration) {
+pub async fn join(near: End, far: End, seen: Observation, idle: Duration) {
     let meter = Meter::new(seen);
     far.keep_alive();
+    let mut joined = Joined {
+        near,
+        far,
+        ended: false,
+    };
+    let Joined { near, far, .. } = &mut joined;
     let both = async {
         let sent = (near.ahead.split().freeze(), far.ahead.split().freeze());
         let (mut near_reader, mut near_writer) = near.side.split();
@@ -157,15 +177,11 @@ pub async fn join(mut near: End, mut far: End, seen: Observation, idle: Duration
                 .carried(0, n)),
         )
     };
-    let ended = tokio::select! {
+    joined.ended = tokio::select! {
         biased;
-        ended = both => ended.map(|_| ()),
-        () = meter.idle(idle) => Ok(()),
+        ended = both => ended.is_ok(),
+        () = meter.idle(idle) => false,
     };
-    if ended.is_err() {
-        near.abort();
-        far.abort();
-    }
 }
 
 /// Counts what is carried, and when it last was.
@@ -265,7 +281,7 @@ impl Side {
 enum Reader<'a> {
     Tcp(tcp::ReadHalf<'a>, Buffer),
     Tunnel(Gathered<'a>),
-    Other(ReadHalf<&'a mut Box<dyn Duplex>>, Buffer),
+    Other(ReadHalf<&'a mut Box<Rewound>>, Buffer),
 }
 
 impl Reader<'_> {
@@ -395,7 +411,7 @@ impl<'a> Gathered<'a> {
 enum Writer<'a> {
     Tcp(tcp::WriteHalf<'a>),
     Tunnel(&'a mut SendStream<Bytes>),
-    Other(WriteHalf<&'a mut Box<dyn Duplex>>),
+    Other(WriteHalf<&'a mut Box<Rewound>>),
 }
 
 impl Writer<'_> {

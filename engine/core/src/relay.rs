@@ -177,7 +177,8 @@ impl Clock {
     }
 }
 
-/// After a switch of protocols: bytes both ways until both have ended.
+/// After a switch of protocols: bytes both ways until both have ended. That either broke is an
+/// ordinary end of such a conversation, but it breaks the other.
 async fn both_ways(
     client: &mut Downstream<'_>,
     upstream: &mut Upstream,
@@ -186,27 +187,27 @@ async fn both_ways(
     let (mut up, mut down) = (Pump::default(), Pump::default());
     let (mut up_over, mut down_over) = (false, false);
     let ended = std::future::poll_fn(|cx| {
-        if !up_over {
-            match up.poll(cx, client.side(), upstream.side(), &mut |_| {}) {
-                Poll::Ready(Ok(())) => up_over = true,
-                // A broken connection is the ordinary end of such a conversation.
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => {}
-            }
+        if !up_over
+            && let Poll::Ready(ended) = up.poll(cx, client.side(), upstream.side(), &mut |_| {})
+        {
+            ended?;
+            up_over = true;
         }
-        if !down_over {
-            match down.poll(cx, upstream.side(), client.side(), &mut |_| {}) {
-                Poll::Ready(Ok(())) => down_over = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => {}
-            }
+        if !down_over
+            && let Poll::Ready(ended) = down.poll(cx, upstream.side(), client.side(), &mut |_| {})
+        {
+            ended?;
+            down_over = true;
         }
         match up_over && down_over {
-            true => Poll::Ready(()),
+            true => Poll::Ready(Ok::<(), Failed>(())),
             false => Poll::Pending,
         }
     });
-    ended.await;
+    if ended.await.is_err() {
+        client.abort();
+        upstream.abort();
+    }
     seen.request_bytes += up.bytes;
     seen.response_bytes += down.bytes;
     Ok(())

@@ -211,6 +211,51 @@ fn a_tunnel_and_a_switched_connection_are_open_connections() {
 }
 
 #[test]
+fn what_breaks_after_a_switch_breaks_the_other_end() {
+    let requests = [
+        ("tcp", "CONNECT cart:80 HTTP/1.1\r\nhost: cart:80\r\n\r\n"),
+        (
+            "http",
+            "GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        ),
+    ];
+    for (protocol, request) in requests {
+        for client_breaks in [true, false] {
+            let (at, asked) = program();
+            let engine = sidecar(protocol, at, |_| {});
+            let mut client = connect(address(&engine, "/proxy"));
+            client.write_all(request.as_bytes()).expect("it is sent");
+            if protocol == "tcp" {
+                head(&mut client);
+                client.write_all(b"hello\r\n\r\n").expect("it is sent");
+            }
+            let (mut program, _) = asked.recv_timeout(PATIENCE).expect("a request");
+            program
+                .write_all(
+                    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                      upgrade: websocket\r\n\r\n",
+                )
+                .expect("it is sent");
+            head(&mut client);
+            let (broken, mut other) = match client_breaks {
+                true => (client, program),
+                false => (program, client),
+            };
+            socket2::SockRef::from(&broken)
+                .set_linger(Some(Duration::ZERO))
+                .expect("a socket");
+            drop(broken);
+            let error = other.read(&mut [0; 1]).expect_err("no clean end");
+            assert_eq!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionReset,
+                "{protocol}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_switch_that_is_not_answered_ends_with_the_requests_time() {
     let (at, _asked) = program();
     let engine = sidecar("http", at, |traffic| {

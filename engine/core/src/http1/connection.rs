@@ -342,7 +342,7 @@ impl Connection {
 
     /// End in a way that the peer cannot take for the end of a body.
     pub fn abort(&mut self) {
-        if self.encoder == Encoder::UntilClose {
+        if matches!(self.encoder, Encoder::UntilClose | Encoder::Raw) {
             self.stream.reset_on_drop();
         }
     }

@@ -101,6 +101,15 @@ impl Upstream {
         }
     }
 
+    /// Break it off, so that the peer does not take what it has for the whole.
+    pub fn abort(&mut self) {
+        match self {
+            Upstream::Http1(open) => open.connection().abort(),
+            // A stream that is let go of before its end is reset.
+            Upstream::Http2(_) => {}
+        }
+    }
+
     /// The exchange is over: keep the connection if both sides ended as they should; `sent`:
     /// the request did.
     pub fn finish(self, worker: &Rc<Worker>, sent: bool) {

@@ -216,6 +216,11 @@ impl Rewound {
     pub fn local_port(&self) -> Option<u16> {
         self.stream.local_port()
     }
+
+    /// As [`Stream::reset_on_drop`].
+    pub fn reset_on_drop(&self) {
+        self.stream.reset_on_drop();
+    }
 }
 
 impl AsyncRead for Rewound {
