@@ -184,29 +184,23 @@ mod tests {
         on_local(async {
             let mesh = Mesh::start(|_| {}).await;
             mesh.let_in("strict");
-            let config = |number: usize| {
+            let peer = |number: usize| {
                 let peer = format!("spiffe://tulle.local/ns/shop/sa/n{number}");
-                let peer = SpiffeId::parse(&peer).expect("an id");
-                let made = mesh.worker.client_tls(&peer, Alpn::Http1);
+                SpiffeId::parse(&peer).expect("an id")
+            };
+            let config = |number: usize| {
+                let made = mesh.worker.client_tls(&peer(number), Alpn::Http1);
                 made.expect("an identity").0
             };
             let first = config(0);
             for number in 1..TLS_CONFIGS_MAX {
                 config(number);
             }
-            let held = mesh
-                .worker
-                .tls
-                .borrow()
-                .configs
-                .get(&(
-                    SpiffeId::parse("spiffe://tulle.local/ns/shop/sa/n0").expect("an id"),
-                    Alpn::Http1,
-                ))
-                .cloned();
+            let tls = &mesh.worker.tls;
+            let held = tls.borrow().configs.get(&(peer(0), Alpn::Http1)).cloned();
             assert!(held.is_some_and(|held| Arc::ptr_eq(&held, &first)));
             config(TLS_CONFIGS_MAX);
-            assert_eq!(mesh.worker.tls.borrow().configs.len(), 1);
+            assert_eq!(tls.borrow().configs.len(), 1);
         });
     }
 }

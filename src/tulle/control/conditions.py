@@ -15,17 +15,11 @@ from typing import TYPE_CHECKING, get_args
 from tulle.errors import StoreError
 from tulle.mesh.change import Put
 from tulle.mesh.check import policy_conditions, policy_status, route_status
-from tulle.mesh.mesh import references
-from tulle.resources.authorizationpolicy import AuthorizationPolicy
-from tulle.resources.backendtrafficpolicy import BackendTrafficPolicy
-from tulle.resources.grpcroute import GRPCRoute
-from tulle.resources.httproute import HTTPRoute
+from tulle.mesh.mesh import Policy, Route, references
 from tulle.resources.peerauthentication import PeerAuthentication
 from tulle.resources.policy import PolicyStatus
 from tulle.resources.route import CONTROLLER_NAME, RouteStatus
 from tulle.resources.service import Service
-from tulle.resources.tcproute import TCPRoute
-from tulle.resources.tlsroute import TLSRoute
 
 if TYPE_CHECKING:
     from tulle.mesh.change import Delete
@@ -35,9 +29,8 @@ if TYPE_CHECKING:
 AT_ONCE_MAX = 200
 """Computed by one `flush`: a few hundredths of a second of the event loop."""
 
-Policy = BackendTrafficPolicy | AuthorizationPolicy | PeerAuthentication
-Owner = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute | Policy
-OWNERS = (HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, *get_args(Policy))
+Owner = Route | Policy
+OWNERS = get_args(Owner)
 
 log = logging.getLogger(__name__)
 

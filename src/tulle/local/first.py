@@ -47,5 +47,9 @@ def _reap(child: int) -> int | None:
         if pid == 0:
             return None
         if pid == child:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return shell_code(os.waitstatus_to_exitcode(status))
+
+
+def shell_code(code: int) -> int:
+    """Return what a shell would say of *code*, which is minus its number for a signal."""
+    return code if code >= 0 else 128 - code

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tulle.errors import InvalidResources
-from tulle.local.first import stand_behind_the_first
+from tulle.local.first import shell_code, stand_behind_the_first
 from tulle.local.paths import Home
 from tulle.local.plane import Plane
 from tulle.local.project import Manifest, Project
@@ -87,9 +87,7 @@ async def _run(settings: RunSettings) -> int:
     code = unit.exit_code
     if code is None and unit.child is not None:  # stopped by Ctrl-C, or a signal to the runner
         code = await unit.child.wait()
-    if code is None:
-        return 130
-    return code if code >= 0 else 128 - code
+    return 130 if code is None else shell_code(code)
 
 
 def _project(options: RunOptions) -> Project:

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from tulle.mesh.attach import covers, route_sets
-from tulle.mesh.mesh import Mesh, Route, backend_lists
+from tulle.mesh.mesh import Mesh, Policy, Route, backend_lists
 from tulle.resources.authorizationpolicy import AuthorizationPolicy
 from tulle.resources.backendtrafficpolicy import BackendTrafficPolicy
 from tulle.resources.grpcroute import GRPCRoute
@@ -159,7 +159,7 @@ def policy_status(
 
 def policy_conditions(
     mesh: Mesh,
-    policy: BackendTrafficPolicy | AuthorizationPolicy | PeerAuthentication,
+    policy: Policy,
     now: str,
 ) -> tuple[Condition, ...]:
     """Return the conditions of *policy* itself: one that is set aside says so, others nothing."""
@@ -195,7 +195,7 @@ def target_problem(
 def _condition(
     type_: str,
     problem: Problem | None,
-    owner: Route | BackendTrafficPolicy | AuthorizationPolicy | PeerAuthentication,
+    owner: Route | Policy,
     before: Sequence[Condition],
     now: str,
 ) -> Condition:

@@ -19,6 +19,7 @@ from tulle.resources.grpcroute import GRPCRoute
 from tulle.resources.httproute import HTTPRoute
 from tulle.resources.model import ObjectName, Resource, ResourceKey
 from tulle.resources.namespace import Namespace, NamespaceMeta
+from tulle.resources.peerauthentication import PeerAuthentication
 from tulle.resources.registry import KINDS
 from tulle.resources.route import BackendRef
 from tulle.resources.service import Service
@@ -27,6 +28,7 @@ from tulle.resources.tlsroute import TLSRoute
 from tulle.resources.workload import Workload
 
 Route = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute
+Policy = BackendTrafficPolicy | AuthorizationPolicy | PeerAuthentication
 Role = Literal["parent", "backend", "target"]
 """How a resource refers to a Service."""
 

@@ -8,7 +8,7 @@ these fields is right by itself; everything else is reported in one go.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,6 +17,8 @@ from tulle.resources.model import DEFAULT_NAMESPACE, Resource, ResourceKey
 from tulle.resources.registry import KINDS, Kind
 from tulle.resources.text import DEPTH_MAX, Document, MalformedText, Place, documents
 from tulle.resources.violations import UNKNOWN_KEY, Location, located, path_text, shown, suggest
+
+ValueT = TypeVar("ValueT")
 
 SOURCE_ANNOTATION: Final = "tulle.dev/source"
 """Where the object was written: JSON of file and lines by path; set by the CLI on apply."""
@@ -64,6 +66,20 @@ def parse_texts(
 def parse_object(value: object, namespace: str = DEFAULT_NAMESPACE) -> Resource:
     """Return the resource that the plain object *value* stands for; see `parse_objects`."""
     return parse_objects([value], namespace)[0]
+
+
+def parse_each(
+    values: Iterable[ValueT],
+) -> tuple[list[Resource], list[tuple[ValueT, Violation]]]:
+    """Return the resources of the objects that are right, and what is wrong with which other."""
+    resources: list[Resource] = []
+    wrong: list[tuple[ValueT, Violation]] = []
+    for value in values:
+        try:
+            resources.append(parse_object(value))
+        except InvalidResources as error:
+            wrong += ((value, violation) for violation in error.violations)
+    return resources, wrong
 
 
 def parse_objects(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Method, Response};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio_rustls::TlsAcceptor;
 
@@ -172,16 +172,22 @@ const SWITCHES: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1];
 /// Settings that say nothing of it.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
+/// A switch that is asked of an endpoint whose first settings do not tell whether it takes any.
+async fn undecided() -> (Mesh, Target, TcpStream, JoinHandle<Result<OnStream, Error>>) {
+    let mesh = Mesh::start(|_| {}).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let to = target(listener.local_addr().expect("an address"), None);
+    let began = begin(&mesh.worker, &to, Some(b"websocket"));
+    let mut peer = within(listener.accept()).await.expect("a connection").0;
+    peer.write_all(&SETTINGS).await.expect("it is sent");
+    settle().await;
+    (mesh, to, peer, began)
+}
+
 #[test]
 fn a_peer_may_take_so_long_to_say_that_it_switches() {
     on_local(async {
-        let mesh = Mesh::start(|_| {}).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let to = target(listener.local_addr().expect("an address"), None);
-        let began = begin(&mesh.worker, &to, Some(b"websocket"));
-        let mut peer = within(listener.accept()).await.expect("a connection").0;
-        peer.write_all(&SETTINGS).await.expect("it is sent");
-        settle().await;
+        let (_mesh, _to, _peer, began) = undecided().await;
         pass(CONNECT_TIME - MOMENT).await;
         assert!(!began.is_finished());
         pass(MOMENT).await;
@@ -193,13 +199,7 @@ fn a_peer_may_take_so_long_to_say_that_it_switches() {
 #[test]
 fn a_peer_may_say_in_later_settings_that_it_switches() {
     on_local(async {
-        let mesh = Mesh::start(|_| {}).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let to = target(listener.local_addr().expect("an address"), None);
-        let began = begin(&mesh.worker, &to, Some(b"websocket"));
-        let mut peer = within(listener.accept()).await.expect("a connection").0;
-        peer.write_all(&SETTINGS).await.expect("it is sent");
-        settle().await;
+        let (mesh, to, mut peer, began) = undecided().await;
         assert!(!began.is_finished());
         peer.write_all(&SWITCHES).await.expect("it is sent");
         within(began).await.expect("no panic").expect("a stream");
@@ -213,13 +213,7 @@ fn a_peer_may_say_in_later_settings_that_it_switches() {
 #[test]
 fn a_peer_that_leaves_while_it_is_waited_for_ends_the_wait() {
     on_local(async {
-        let mesh = Mesh::start(|_| {}).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let to = target(listener.local_addr().expect("an address"), None);
-        let began = begin(&mesh.worker, &to, Some(b"websocket"));
-        let mut peer = within(listener.accept()).await.expect("a connection").0;
-        peer.write_all(&SETTINGS).await.expect("it is sent");
-        settle().await;
+        let (_mesh, _to, peer, began) = undecided().await;
         assert!(!began.is_finished());
         drop(peer);
         let began = within(began).await.expect("no panic");

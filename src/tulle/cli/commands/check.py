@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -14,9 +14,6 @@ from tulle.cli.kinds import KINDS, SERVICE, WORKLOAD, label
 from tulle.cli.options import DURATION, Session, output_option, server_options
 from tulle.cli.output import counted, print_json, symbol
 from tulle.cli.tables import Object, is_ready, items, selects
-
-if TYPE_CHECKING:
-    from tulle.resources.model import Resource
 
 EXPIRY_WARNING_DAYS = 30
 """Time enough to renew a root everywhere without hurry."""
@@ -176,9 +173,19 @@ def resources(client: ApiClient) -> Iterator[Finding]:
     """Check that services have endpoints, and what resources say of each other."""
     from tulle.mesh.check import findings
     from tulle.mesh.mesh import Mesh
+    from tulle.resources.parse import parse_each
 
     objects = [item for kind in KINDS for item in items(client, kind)]
-    resources, problems = _parsed(objects)
+    resources, wrong = parse_each(objects)
+    problems = [
+        Finding(
+            f"{violation.resource} is applied",
+            "failed",
+            f"it is set aside: {violation._replace(resource='')}",
+            f"tulle apply what is right, or tulle delete {label(item)}",
+        )
+        for item, violation in wrong
+    ]
     problems += _empty_services(objects)
     problems += (
         Finding(
@@ -192,29 +199,6 @@ def resources(client: ApiClient) -> Iterator[Finding]:
     if not problems:
         yield Finding(f"{len(objects)} resources are sound")
     yield from problems
-
-
-def _parsed(objects: list[Object]) -> tuple[list["Resource"], list[Finding]]:
-    """Return the resources of *objects*, and what is wrong with those that are none any more."""
-    from tulle.errors import InvalidResources
-    from tulle.resources.parse import parse_object
-
-    resources: list[Resource] = []
-    problems: list[Finding] = []
-    for item in objects:
-        try:
-            resources.append(parse_object(item))
-        except InvalidResources as error:
-            problems += (
-                Finding(
-                    f"{violation.resource} is applied",
-                    "failed",
-                    f"it is set aside: {violation._replace(resource='')}",
-                    f"tulle apply what is right, or tulle delete {label(item)}",
-                )
-                for violation in error.violations
-            )
-    return resources, problems
 
 
 def _empty_services(objects: list[Object]) -> Iterator[Finding]:

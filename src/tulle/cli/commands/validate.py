@@ -1,7 +1,6 @@
 """`tulle validate`: check files without a control plane."""
 
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,14 +73,11 @@ def find_warnings(manifests: "Manifests", live: "Sequence[Resource]") -> list[Vi
 def _live(session: Session) -> "list[Resource]":
     from tulle.cli.kinds import KINDS
     from tulle.cli.tables import items
-    from tulle.resources.parse import parse_object
+    from tulle.resources.parse import parse_each
 
     client = session.client()
-    live = []
-    for item in (item for kind in KINDS for item in items(client, kind)):
-        with suppress(InvalidResources):  # set aside: it is not in force
-            live.append(parse_object(item))
-    return live
+    # Those that are set aside are not in force.
+    return parse_each(item for kind in KINDS for item in items(client, kind))[0]
 
 
 def _report(violations: "Sequence[Violation]", warnings: "Sequence[Violation]") -> dict[str, Any]:
