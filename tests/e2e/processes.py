@@ -76,6 +76,22 @@ class Process:
         """Send it a signal."""
         self._popen.send_signal(number)
 
+    def freeze(self) -> None:
+        """Stop it where it is, and wait until each of its threads has stopped."""
+        self.signal(signal.SIGSTOP)
+        eventually(lambda: set(self._thread_states()) == {"T"}, "each thread has stopped")
+
+    def thaw(self) -> None:
+        """Let it go on after `freeze`."""
+        self.signal(signal.SIGCONT)
+
+    def _thread_states(self) -> list[str]:
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        try:
+            return [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks]
+        except (FileNotFoundError, ProcessLookupError):  # a thread ended while we looked
+            return []
+
     def kill(self) -> None:
         """End it as a crash would, and wait until it is gone."""
         self._popen.kill()

@@ -1,7 +1,6 @@
 """BackendTrafficPolicy and route timeouts in force: time limits, retries, breakers, balancing."""
 
 import itertools
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -152,12 +151,12 @@ def test_a_connection_that_does_not_open_is_given_up_in_time(
     policy(shop, "one", "timeouts: {connect: 300ms, request: 700ms}, retry: {attempts: 1}")
     sidecar = shop.workloads["one-1"].sidecar
     get(web.proxy, "http://one/")
-    sidecar.signal(signal.SIGSTOP)
+    sidecar.freeze()
     try:
         kept = get(web.proxy, "http://one/")
         new, seconds = timed(web, "http://one/")
     finally:
-        sidecar.signal(signal.SIGCONT)
+        sidecar.thaw()
 
     assert (kept.status, kept.reason) == (504, "request-timeout")
     assert (new.status, new.reason) in {(503, "connect-failed"), (504, "request-timeout")}

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -222,12 +221,12 @@ def test_other_names_are_asked_of_the_resolver(lan: Lan) -> None:
 
 
 def test_a_silent_resolver_is_not_waited_for_for_ever(lan: Lan) -> None:
-    lan.resolver.signal(signal.SIGSTOP)
+    lan.resolver.freeze()
     try:
         assert dig(lan, "world.example") == ("SERVFAIL", [])
         assert dig(lan, "cart")[0] == "NOERROR"
     finally:
-        lan.resolver.signal(signal.SIGCONT)
+        lan.resolver.thaw()
     answered = ("NOERROR", [lan.world.ipv4])
     eventually(lambda: dig(lan, "world.example") == answered, "it answers again")
 
@@ -250,11 +249,11 @@ print("answered")
 
 
 def test_many_questions_to_a_silent_resolver_leave_room_for_services(lan: Lan) -> None:
-    lan.resolver.signal(signal.SIGSTOP)
+    lan.resolver.freeze()
     try:
         answered = lan.web_host.run(sys.executable, "-c", ASK_MANY, lan.world.ipv4)
     finally:
-        lan.resolver.signal(signal.SIGCONT)
+        lan.resolver.thaw()
     assert answered == "answered\n"
 
 
