@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import envoy, haproxy, memory, nginx, tulle, workers, workloads
+from bench import envoy, haproxy, memory, nginx, process, tulle, workers, workloads
 from bench.contender import Shape
 from bench.goals import GOALS
 from bench.process import StartError
@@ -108,7 +108,7 @@ def main() -> int:
         seconds=options.seconds,
         report=Report(),
     )
-    versions, begin, whole = _versions(chosen), time.monotonic(), True
+    versions, begin, whole = _versions(chosen), (time.monotonic(), process.stolen_s()), True
     for name in options.workloads.split(","):
         print(f"{name}: {options.rounds} rounds of {options.seconds:g} s", file=sys.stderr)
         try:
@@ -117,12 +117,13 @@ def main() -> int:
             print(f"{name} is not measured: {error}", file=sys.stderr)
             whole = False
         if not options.dry:
-            bench.report.save(versions, _method(bench, time.monotonic() - begin))
+            bench.report.save(versions, _method(bench, *begin))
     return 0 if bench.report.print(GOALS) and whole else 1
 
 
-def _method(bench: Bench, seconds: float) -> dict[str, Any]:
-    """Return how the numbers were measured."""
+def _method(bench: Bench, begin_s: float, stolen_s: float) -> dict[str, Any]:
+    """Return how the numbers were measured since *begin_s*, when *stolen_s* had been taken."""
+    seconds, cores = time.monotonic() - begin_s, len(os.sched_getaffinity(0))
     return {
         "rounds": bench.rounds,
         "seconds_per_turn": bench.seconds,
@@ -130,6 +131,7 @@ def _method(bench: Bench, seconds: float) -> dict[str, Any]:
         if bench.core is not None
         else "none: one core",
         "seconds_in_all": round(seconds, 1),
+        "stolen_share": round((process.stolen_s() - stolen_s) / (seconds * cores), 4),
         "load_average": round(os.getloadavg()[1], 1),
     }
 
