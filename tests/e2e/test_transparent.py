@@ -27,12 +27,13 @@ spec: {mtls: {mode: PERMISSIVE}}
 
 
 class Lan:
-    """Two callees, a caller, and a machine that is not of the mesh."""
+    """Three callees, a caller, and a machine that is not of the mesh."""
 
     def __init__(self, folder: Path, hosts: list[Host]) -> None:
         """Start everything, and wait until it is ready."""
         self._folder = folder
-        self.control, self.web_host, self.cart_host, self.till_host, self.world = hosts
+        self.control, self.web_host, self.cart_host, self.till_host, self.world = hosts[:5]
+        self.desk_host = hosts[5]
         self._processes = [
             self._serve(self.world, "peer", "world", WORLD_PORT),
             self._serve(self.world, "peer", "world", EXCLUDED_PORT),
@@ -41,7 +42,7 @@ class Lan:
         self.resolver = self._serve(self.world, "resolver", "resolver", 53)
         self.mesh = Mesh(folder, self.control)
         self.shop = self.mesh.namespace("shop")
-        for name in ("cart", "till", "banner"):
+        for name in ("cart", "till", "desk", "banner"):
             self.shop.service(name, "tcp" if name == "banner" else "http")
         self.web = self.start_web()
         self.cart = self.shop.add("cart-1", PEER, host=self.cart_host, transparent={"tproxy": True})
@@ -49,6 +50,8 @@ class Lan:
             only_iptables.setenv("PATH", path_without_nft(folder))
             wanted = {"mesh_only": True}
             self.till = self.shop.add("till-1", PEER, host=self.till_host, transparent=wanted)
+            wanted = {"tproxy": True}
+            self.desk = self.shop.add("desk-1", PEER, host=self.desk_host, transparent=wanted)
         self.shop.add("banner-1", BANNER, host=self.control)
         self.shop.settle()
 
@@ -92,7 +95,7 @@ class Lan:
 @pytest.fixture(scope="module")
 def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
     with ExitStack() as stack:
-        hosts = stack.enter_context(cable(5, resolver=4))
+        hosts = stack.enter_context(cable(6, resolver=4))
         lan = Lan(tmp_path_factory.mktemp("lan"), hosts)
         stack.callback(lan.stop)
         yield lan
@@ -124,9 +127,13 @@ def test_ipv6_works_as_well(lan: Lan) -> None:
 
 def test_without_nft_iptables_does_the_same(lan: Lan) -> None:
     assert "TULLE-NAT-OUTPUT" in lan.till_host.run("iptables-save")
+    assert "-j TPROXY" in lan.desk_host.run("iptables-save")
+    for host in (lan.till_host, lan.desk_host):
+        for version in ("-4", "-6"):
+            said = host.run("curl", "--silent", version, "http://cart/")
+            assert said.split() == ["cart-1", "127.0.0.1", "cart"]
     for version in ("-4", "-6"):
-        said = lan.till_host.run("curl", "--silent", version, "http://cart/")
-        assert said.split() == ["cart-1", "127.0.0.1", "cart"]
+        assert lan.curl(version, "http://desk/").split() == ["desk-1", "127.0.0.1", "desk"]
 
 
 def test_a_tcp_service_may_speak_first(lan: Lan) -> None:
@@ -171,13 +178,16 @@ def test_the_real_port_is_behind_the_same_policy(lan: Lan) -> None:
         command = ("curl", "--silent", "--max-time", "10", f"http://{host.ipv4}:{port}/")
         return lan.world.tries(*command).stdout.split()[:2]
 
-    cart_port, till_port = (one.app_address.rpartition(":")[2] for one in (lan.cart, lan.till))
+    cart_port, till_port, desk_port = (
+        one.app_address.rpartition(":")[2] for one in (lan.cart, lan.till, lan.desk)
+    )
     closed = [
         call(lan.cart_host, cart_port),
         call(lan.cart_host, UNDECLARED_PORT),
         call(lan.till_host, till_port),
+        call(lan.desk_host, desk_port),
     ]
-    assert closed == [[], [], []]
+    assert closed == [[], [], [], []]
 
     lan.shop.apply(PLAINTEXT)
 
@@ -185,6 +195,7 @@ def test_the_real_port_is_behind_the_same_policy(lan: Lan) -> None:
     assert call(lan.cart_host, cart_port) == ["cart-1", lan.world.ipv4]
     assert call(lan.cart_host, UNDECLARED_PORT) == ["undeclared", lan.world.ipv4]
     assert call(lan.till_host, till_port) == ["till-1", "127.0.0.1"]
+    assert call(lan.desk_host, desk_port) == ["desk-1", lan.world.ipv4]
     lan.shop.delete("PeerAuthentication", "all", "tulle.dev/v1alpha1")
     assert call(lan.cart_host, cart_port) == []
 
@@ -351,9 +362,13 @@ while True:
 """
 
 
-@pytest.mark.parametrize("name", ["cart", "till"])  # by TPROXY of nft, by REDIRECT of iptables
+@pytest.mark.parametrize("name", ["cart", "till", "desk"])  # TPROXY, REDIRECT, TPROXY of iptables
 def test_a_crash_and_the_start_after_it_open_no_port(lan: Lan, tmp_path: Path, name: str) -> None:
-    workload, host = {"cart": (lan.cart, lan.cart_host), "till": (lan.till, lan.till_host)}[name]
+    workload, host = {
+        "cart": (lan.cart, lan.cart_host),
+        "till": (lan.till, lan.till_host),
+        "desk": (lan.desk, lan.desk_host),
+    }[name]
     port = workload.app_address.rpartition(":")[2]
     command = [sys.executable, "-c", ASK_AGAIN_AND_AGAIN, host.ipv4, port]
     caller = Process(on(lan.world, command), tmp_path / "caller.log")
@@ -366,7 +381,7 @@ def test_a_crash_and_the_start_after_it_open_no_port(lan: Lan, tmp_path: Path, n
     workload.sidecar.kill()
     more_calls()
     with pytest.MonkeyPatch.context() as only_iptables:
-        if workload is lan.till:
+        if workload is not lan.cart:
             only_iptables.setenv("PATH", path_without_nft(tmp_path))
         lan.shop.upgrade(workload)
     more_calls()
