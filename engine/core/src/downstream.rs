@@ -131,6 +131,9 @@ impl<'a> Downstream<'a> {
                 client.asked.persistent &= !client.asked.expects || client.connection.is_read();
                 let (encoder, kept) = encode::response(client.connection.out(), head, client.asked);
                 client.connection.begin_body(encoder);
+                if !kept {
+                    client.connection.end_after();
+                }
                 client.state = State::Answered { kept };
             }
             Downstream::Http2(client) => {

@@ -8,7 +8,9 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::HEAD_MAX;
 use crate::upstream::stream::Stream;
@@ -254,6 +256,30 @@ impl Output {
         }
     }
 
+    /// Write all that waits and say that no more will come, in one segment where both fit: what
+    /// the kernel is told to hold back leaves with the end that follows at once.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn poll_end(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let rest = &self.held[self.written..];
+            let sent = socket.try_io(Interest::WRITABLE, || {
+                Ok(send(socket, rest, SendFlags::MORE | SendFlags::NOSIGNAL)?)
+            });
+            match sent {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(socket.poll_write_ready(cx))?;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        self.clear();
+        Poll::Ready(Ok(shutdown(socket, Shutdown::Write)?))
+    }
+
     fn clear(&mut self) {
         self.written = 0;
         let mut held = std::mem::take(&mut self.held);
@@ -265,5 +291,33 @@ impl Output {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn the_end_follows_all_that_waits_however_much_it_is() -> io::Result<()> {
+        for length in [0, 1, FIRST, 8 * 1024 * 1024] {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let mut reader = TcpStream::connect(listener.local_addr()?).await?;
+            let (socket, _) = listener.accept().await?;
+            let sent: Vec<u8> = (0..length).map(|at| (at / 251) as u8).collect();
+            let mut output = Output::default();
+            output.text().extend_from_slice(&sent);
+
+            let mut came = Vec::new();
+            let ended = std::future::poll_fn(|cx| output.poll_end(cx, &socket));
+            let (ended, _) = tokio::join!(ended, reader.read_to_end(&mut came));
+
+            ended?;
+            assert!(came == sent, "{length}: {}", came.len());
+            assert!(output.is_empty());
+        }
+        Ok(())
     }
 }

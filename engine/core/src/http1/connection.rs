@@ -38,6 +38,10 @@ pub struct Connection {
     encoder: Encoder,
     /// The peer has ended its side.
     ended: bool,
+    /// What is written is the last message.
+    last: bool,
+    /// The peer was told that no more will come.
+    said: bool,
 }
 
 impl Connection {
@@ -52,6 +56,8 @@ impl Connection {
             ready: 0,
             encoder: Encoder::Exact(0),
             ended: false,
+            last: false,
+            said: false,
         }
     }
 
@@ -134,6 +140,11 @@ impl Connection {
     /// What is written next is framed as `encoder` says.
     pub fn begin_body(&mut self, encoder: Encoder) {
         self.encoder = encoder;
+    }
+
+    /// Nothing is written after the message that goes.
+    pub fn end_after(&mut self) {
+        self.last = true;
     }
 
     /// From now on bytes go both ways as they are.
@@ -293,11 +304,21 @@ impl Connection {
         }
     }
 
-    /// Write what waits; after the end of raw bytes, say that no more will come.
+    /// Write what waits; after the end of raw bytes, or of the last message, say that no more will
+    /// come.
     ///
     /// # Errors
     /// The connection is broken.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>, ended: bool) -> Poll<Result<(), Broken>> {
+        if let Stream::Plain(socket) = &self.stream
+            && ended
+            && self.last
+            && !self.said
+        {
+            ready!(self.output.poll_end(cx, socket))?;
+            self.said = true;
+            return Poll::Ready(Ok(()));
+        }
         ready!(self.output.poll_flush(cx, &mut self.stream))?;
         if ended && self.encoder == Encoder::Raw {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
@@ -352,7 +373,6 @@ impl Connection {
     pub async fn linger(&mut self, bytes: usize) {
         let mut left = bytes;
         let mut scrap = vec![0; bytes.min(4096)];
-        let mut said = false;
         std::future::poll_fn(|cx| {
             if ready!(self.output.poll_flush(cx, &mut self.stream)).is_err() {
                 return Poll::Ready(());
@@ -361,10 +381,10 @@ impl Connection {
             if left == 0 && matches!(self.stream, Stream::Plain(_)) {
                 return Poll::Ready(());
             }
-            if !said && ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
+            if !self.said && ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
                 return Poll::Ready(());
             }
-            said = true;
+            self.said = true;
             while left > 0 {
                 let mut room = ReadBuf::new(&mut scrap);
                 let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
