@@ -175,6 +175,14 @@ def test_a_rule_is_kept(address: str, sent: bytes, expected: Expected) -> None:
                 is_refused(client)
 
 
+@pytest.mark.parametrize("name", [name for name in FAILURES if FAILURES[name] == WRONG_CODE])
+def test_where_the_code_is_another_the_connection_still_ends(address: str, name: str) -> None:
+    """As much as h2spec asks for: it takes a closed connection for any connection error."""
+    with greeted(address) as client:
+        client.write(CASES[name][0])
+        ends(client, (Code.PROTOCOL_ERROR,))
+
+
 def test_the_server_greets_first_with_its_bounds(address: str) -> None:
     with Http2(address, seconds=SECONDS) as client:
         first = next(client.frames())
