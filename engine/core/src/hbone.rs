@@ -20,7 +20,7 @@ use crate::record::Protocol;
 use crate::respond::{REASON_HEADER, status};
 use crate::serve::{self, Patience, Way};
 use crate::timer::within;
-use crate::upstream::stream::Stream;
+use crate::upstream::stream::{Heard, Rewound, Stream};
 use crate::worker::Worker;
 use crate::{http1, tcp};
 
@@ -76,12 +76,15 @@ pub async fn serve(
         .data_frame_budget(SMALL_FRAMES)
         .max_header_list_size(head_max)
         .enable_connect_protocol();
-    let handshake = Box::pin(builder.handshake::<_, Bytes>(stream));
+    let heard = Heard::default();
+    let stream = Rewound::new(stream, Vec::new());
+    let handshake = Box::pin(builder.handshake::<_, Bytes>(heard.from(stream)));
     let Some(Ok(connection)) = within(HANDSHAKE_TIME, handshake).await else {
         return;
     };
     let way = Way::Inbound(app.in_http2(), caller);
     let patience = Patience {
+        heard,
         ping: PING_INTERVAL,
         idle: UNUSED_TIME,
     };

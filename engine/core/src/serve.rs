@@ -31,7 +31,7 @@ use crate::record::Protocol;
 use crate::respond::respond;
 use crate::side::Broken;
 use crate::timer::{Deadline, micros, now_s, now_us, within};
-use crate::upstream::stream::Rewound;
+use crate::upstream::stream::{Heard, Rewound};
 use crate::worker::Worker;
 use crate::{hbone, tcp};
 
@@ -378,6 +378,7 @@ pub async fn http2(
     expiry: impl Future<Output = ()>,
 ) {
     let port = stream.local_port();
+    let heard = Heard::default();
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(STREAMS_MAX)
         .max_send_buffer_size(STREAM_SEND_MAX)
@@ -385,11 +386,12 @@ pub async fn http2(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .enable_connect_protocol()
-        .handshake(stream);
+        .handshake(heard.from(stream));
     let Some(Ok(connection)) = within(HEAD_TIME, Box::pin(handshake)).await else {
         return;
     };
     let patience = Patience {
+        heard,
         ping: PING_INTERVAL,
         idle: IDLE_TIME_HTTP2,
     };
@@ -397,8 +399,10 @@ pub async fn http2(
 }
 
 /// How long a connection of HTTP/2 may be silent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Patience {
+    /// Whether its client was heard from.
+    pub heard: Heard,
     /// Time between pings while it has streams.
     pub ping: Duration,
     /// Longest time without a stream.
@@ -415,7 +419,7 @@ pub async fn streams(
     patience: Patience,
     expiry: impl Future<Output = ()>,
 ) {
-    let mut alive = KeepAlive::new(connection.ping_pong(), patience.ping);
+    let mut alive = KeepAlive::new(connection.ping_pong(), patience.heard, patience.ping);
     let mut closing = worker.shared.closing.subscribe();
     let closes = way.closes();
     let mut over = std::pin::pin!(async {

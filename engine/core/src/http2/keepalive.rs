@@ -6,28 +6,39 @@ use std::time::Duration;
 
 use h2::{Ping, PingPong};
 
-use crate::timer::Deadline;
+use crate::timer::{Deadline, micros, now_us};
+use crate::upstream::stream::Heard;
 
-/// Time without an answer to a ping after which the peer is gone.
+/// Time after a ping without a byte from the peer after which it is gone.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sends a ping each interval.
+/// Sends a ping when nothing came for an interval. Whatever comes then is a sign of life: the answer
+/// may wait behind much that was sent before it.
 #[derive(Debug)]
 pub struct KeepAlive {
     pings: Option<PingPong>,
+    heard: Heard,
     interval: Duration,
+    /// When something came last, microseconds of [`now_us`].
+    last_us: u64,
     next: Deadline,
+    /// For a sign of life.
     waits: bool,
+    /// A ping was not answered yet, and there can be no second one.
+    asked: bool,
 }
 
 impl KeepAlive {
-    /// Through `pings`, each `interval`.
-    pub fn new(pings: Option<PingPong>, interval: Duration) -> KeepAlive {
+    /// Through `pings`, after each silent `interval`; `heard` knows of all that comes.
+    pub fn new(pings: Option<PingPong>, heard: Heard, interval: Duration) -> KeepAlive {
         KeepAlive {
             pings,
+            heard,
             interval,
+            last_us: now_us(),
             next: Deadline::after(interval),
             waits: false,
+            asked: false,
         }
     }
 
@@ -36,22 +47,31 @@ impl KeepAlive {
         let Some(pings) = &mut self.pings else {
             return Poll::Pending;
         };
-        loop {
-            if self.waits && pings.poll_pong(cx).is_ready() {
-                self.waits = false;
+        if self.heard.take() {
+            self.last_us = now_us();
+            if std::mem::take(&mut self.waits) {
                 self.next = Deadline::after(self.interval);
             }
+        }
+        self.asked = self.asked && pings.poll_pong(cx).is_pending();
+        loop {
             if Pin::new(&mut self.next).poll(cx).is_pending() {
                 return Poll::Pending;
             }
             if self.waits {
                 return Poll::Ready(());
             }
-            self.waits = busy && pings.send_ping(Ping::opaque()).is_ok();
-            self.next = Deadline::after(match self.waits {
-                true => PING_TIMEOUT,
-                false => self.interval,
-            });
+            let due_us = self.last_us.saturating_add(micros(self.interval));
+            self.next = if due_us > now_us() {
+                Deadline::at_us(due_us)
+            } else {
+                self.asked = self.asked || (busy && pings.send_ping(Ping::opaque()).is_ok());
+                self.waits = busy && self.asked;
+                Deadline::after(match self.waits {
+                    true => PING_TIMEOUT,
+                    false => self.interval,
+                })
+            };
         }
     }
 }
@@ -84,26 +104,51 @@ impl Idle {
 mod tests {
     use super::*;
     use crate::timer::tests::{hold, on_local, pass};
-    use tokio::io::DuplexStream;
+    use crate::upstream::stream::{Rewound, Stream};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::JoinHandle;
 
     const INTERVAL: Duration = Duration::from_secs(20);
     /// The least time there is.
     const MOMENT: Duration = Duration::from_micros(1);
 
-    /// When a client whose streams keep it `busy` has found its peer gone; `None`: not within two
-    /// intervals and more.
-    fn gone_after(busy: bool, peer: impl AsyncFnOnce(DuplexStream) + 'static) -> Option<Duration> {
-        on_local(async move {
-            hold();
-            let (ours, theirs) = tokio::io::duplex(4096);
-            tokio::task::spawn_local(async move { peer(theirs).await });
-            let (_sender, mut connection) =
-                h2::client::handshake(ours).await.expect("a connection");
-            let mut alive = KeepAlive::new(connection.ping_pong(), INTERVAL);
-            let gone = tokio::task::spawn_local(std::future::poll_fn(move |cx| {
+    /// A frame that says something of no interest: the connection's window is a byte larger.
+    const UPDATE: &[u8] = &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+    /// A client whose streams keep it `busy`, which ends when it has found its peer gone, and the
+    /// peer's end.
+    async fn client(busy: bool) -> (JoinHandle<()>, TcpStream) {
+        hold();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let ours = TcpStream::connect(at).await.expect("a connection");
+        let theirs = listener.accept().await.expect("a connection").0;
+        // What it says comes at once.
+        theirs.set_nodelay(true).expect("a socket");
+        let heard = Heard::default();
+        let ours = heard.from(Rewound::new(Stream::Plain(ours), Vec::new()));
+        let shaken = h2::client::handshake(ours).await;
+        let (sender, mut connection) = shaken.expect("a connection");
+        let mut alive = KeepAlive::new(connection.ping_pong(), heard, INTERVAL);
+        let gone = tokio::task::spawn_local(async move {
+            let _sender = sender;
+            std::future::poll_fn(|cx| {
                 assert!(Pin::new(&mut connection).poll(cx).is_pending());
                 alive.poll(cx, busy)
-            }));
+            })
+            .await;
+        });
+        pass(Duration::ZERO).await;
+        (gone, theirs)
+    }
+
+    /// When a client whose streams keep it `busy` has found its peer gone; `None`: not within two
+    /// intervals and more.
+    fn gone_after(busy: bool, peer: impl AsyncFnOnce(TcpStream) + 'static) -> Option<Duration> {
+        on_local(async move {
+            let (gone, theirs) = client(busy).await;
+            tokio::task::spawn_local(async move { peer(theirs).await });
             pass(Duration::ZERO).await;
             let mut passed = Duration::ZERO;
             let moments = [INTERVAL - MOMENT, MOMENT, PING_TIMEOUT - MOMENT, MOMENT];
@@ -118,13 +163,36 @@ mod tests {
         })
     }
 
-    async fn silent(_held: DuplexStream) {
+    async fn silent(_held: TcpStream) {
         std::future::pending::<()>().await;
     }
 
-    async fn answering(stream: DuplexStream) {
+    async fn answering(stream: TcpStream) {
         let mut connection = h2::server::handshake(stream).await.expect("a connection");
         while connection.accept().await.is_some() {}
+    }
+
+    #[test]
+    fn whatever_comes_is_a_sign_of_life_and_silence_from_then_on_counts() {
+        on_local(async {
+            let (gone, mut theirs) = client(true).await;
+            let mut says = async |what| {
+                theirs.write_all(what).await.expect("it is sent");
+                pass(Duration::ZERO).await;
+            };
+            says(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await; // its settings
+            // Its answer to the first ping never comes.
+            for _ in 0..3 {
+                pass(INTERVAL).await;
+                pass(PING_TIMEOUT - MOMENT).await;
+                says(UPDATE).await;
+            }
+            pass(INTERVAL).await;
+            pass(PING_TIMEOUT - MOMENT).await;
+            assert!(!gone.is_finished());
+            pass(MOMENT).await;
+            assert!(gone.is_finished());
+        });
     }
 
     #[test]

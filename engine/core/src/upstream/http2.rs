@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::Target;
 use super::connect::{Alpn, ConnectionPermit, PendingPermit, connect};
 use super::pool::{IDLE_TIME, Key};
+use super::stream::{Heard, Rewound};
 use crate::error::{Error, Reason};
 use crate::head::{Length, RequestHead, ResponseHead};
 use crate::http1::HEAD_MAX;
@@ -426,6 +427,7 @@ async fn open(
     freed: &Rc<Notify>,
 ) -> Result<Rc<Connection>, Error> {
     let connected = connect(worker, target, Alpn::Http2).await?;
+    let heard = Heard::default();
     let (sender, mut driven) = Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -433,7 +435,7 @@ async fn open(
         .max_header_list_size(HEAD_MAX as u32)
         .max_send_buffer_size(STREAM_SEND_MAX)
         .enable_push(false)
-        .handshake(connected.stream)
+        .handshake(heard.from(Rewound::new(connected.stream, Vec::new())))
         .await
         .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
     let connection = Rc::new(Connection {
@@ -451,7 +453,7 @@ async fn open(
     // Not held by its own task, or it would never be let go of.
     let known = Rc::downgrade(&connection);
     worker.spawn(async move {
-        let mut alive = KeepAlive::new(driven.ping_pong(), PING_INTERVAL);
+        let mut alive = KeepAlive::new(driven.ping_pong(), heard, PING_INTERVAL);
         // Each stream learns of the connection's end by itself.
         std::future::poll_fn(|cx| {
             if Pin::new(&mut driven).poll(cx).is_ready() {

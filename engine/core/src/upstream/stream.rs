@@ -1,7 +1,9 @@
 //! A connection to a peer, plain or in TLS.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -243,6 +245,49 @@ impl AsyncRead for Rewound {
 }
 
 writes_to!(Rewound, stream);
+
+/// Whether anything has come from a peer.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Rc<Cell<bool>>);
+
+impl Heard {
+    /// `stream`, which notes here what comes.
+    pub fn from(&self, stream: Rewound) -> Watched {
+        Watched {
+            stream,
+            heard: self.clone(),
+        }
+    }
+
+    /// Whether anything came since the last call.
+    pub fn take(&self) -> bool {
+        self.0.take()
+    }
+}
+
+/// A stream whose peer's signs of life are noted.
+#[derive(Debug)]
+pub struct Watched {
+    stream: Rewound,
+    heard: Heard,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.heard.0.set(true);
+        }
+        read
+    }
+}
+
+writes_to!(Watched, stream);
 
 #[cfg(test)]
 mod tests {

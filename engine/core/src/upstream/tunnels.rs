@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use super::Target;
 use super::connect::{Alpn, connect_now, in_time};
 use super::pool::{IDLE_TIME, Key};
+use super::stream::{Heard, Rewound};
 use crate::error::{Error, Reason};
 use crate::hbone::{
     CONNECTION_WINDOW, FRAME, HEAD_MAX, PING_INTERVAL, SEND_BUFFER, SMALL_FRAMES, STREAM_WINDOW,
@@ -175,6 +176,7 @@ async fn lease(worker: &Rc<Worker>, target: &Target, slot: &Slot) -> Result<(Lea
 /// A new connection, driven by a task of its own.
 async fn connect(worker: &Rc<Worker>, target: &Target) -> Result<Rc<Carrier>, Error> {
     let connected = connect_now(worker, target, Alpn::Http2).await?;
+    let heard = Heard::default();
     let (sender, mut connection) = Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -183,7 +185,7 @@ async fn connect(worker: &Rc<Worker>, target: &Target) -> Result<Rc<Carrier>, Er
         .data_frame_budget(SMALL_FRAMES)
         .max_header_list_size(HEAD_MAX)
         .enable_push(false)
-        .handshake(connected.stream)
+        .handshake(heard.from(Rewound::new(connected.stream, Vec::new())))
         .await
         .map_err(|error| Error::new(Reason::ConnectFailed, error.to_string()))?;
     let carrier = Rc::new(Carrier {
@@ -193,7 +195,7 @@ async fn connect(worker: &Rc<Worker>, target: &Target) -> Result<Rc<Carrier>, Er
         expires_us: connected.expires_us,
         ended: Cell::new(false),
     });
-    let mut alive = KeepAlive::new(connection.ping_pong(), PING_INTERVAL);
+    let mut alive = KeepAlive::new(connection.ping_pong(), heard, PING_INTERVAL);
     // Not held by its own task, or it would never be let go of.
     let driven = Rc::downgrade(&carrier);
     worker.spawn(async move {
