@@ -47,17 +47,29 @@ pub async fn relay(
         None => client.respond(&head),
     };
     upload.settle();
-    let carried = match begun {
-        Err(_) => Err(gone()),
-        Ok(()) if switched => both_ways(client, &mut upstream, seen).await,
-        Ok(()) => {
-            let mut clock = Clock {
-                end_us,
-                full_us: 0,
-                armed: None,
-            };
-            carry(client, &mut upstream, upload, &mut clock, seen).await
-        }
+    let carried = {
+        let mut exchange = Exchange {
+            client,
+            upstream: &mut upstream,
+            carried: false,
+        };
+        let Exchange {
+            client, upstream, ..
+        } = &mut exchange;
+        let carried = match begun {
+            Err(_) => Err(gone()),
+            Ok(()) if switched => both_ways(client, upstream, seen).await,
+            Ok(()) => {
+                let mut clock = Clock {
+                    end_us,
+                    full_us: 0,
+                    armed: None,
+                };
+                carry(client, upstream, upload, &mut clock, seen).await
+            }
+        };
+        exchange.carried = true;
+        carried
     };
     seen.request_bytes += upload.sent();
     match &carried {
@@ -69,6 +81,23 @@ pub async fn relay(
         Err(_) => client.abort(),
     }
     carried
+}
+
+/// Both sides while they are joined. They break when this is dropped before the end, for whatever
+/// reason: an end that nobody said must not look like one.
+struct Exchange<'a, 'b> {
+    client: &'a mut Downstream<'b>,
+    upstream: &'a mut Upstream,
+    carried: bool,
+}
+
+impl Drop for Exchange<'_, '_> {
+    fn drop(&mut self) {
+        if !self.carried {
+            self.client.abort();
+            self.upstream.abort();
+        }
+    }
 }
 
 /// End a call of gRPC in the middle, in a way that its caller understands.

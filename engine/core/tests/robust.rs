@@ -4,7 +4,7 @@ mod loopback;
 #[path = "robust/streams.rs"]
 mod streams;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -97,6 +97,34 @@ fn a_client_for_whom_the_end_is_the_bodys_gets_a_reset_when_it_breaks_off() {
         let mut body = Vec::new();
         let read = client.read_to_end(&mut body);
         assert_eq!(read.is_ok(), whole, "{left:?}: {body:?}");
+    }
+}
+
+#[test]
+fn a_sidecar_that_ends_breaks_off_what_shows_its_end_by_none_of_its_own() {
+    let switch =
+        "GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let switched =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let old = "GET / HTTP/1.0\r\nhost: cart\r\n\r\n";
+    let begun = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    for (request, response) in [(switch, switched), (old, begun)] {
+        let (at, programs) = program();
+        let engine = sidecar("http", at, |_| {});
+        let mut client = connect(address(&engine, "/proxy"));
+        client.write_all(request.as_bytes()).expect("it is sent");
+        let (mut program, _) = programs.recv_timeout(PATIENCE).expect("a request");
+        program.write_all(response.as_bytes()).expect("it is sent");
+        head(&mut client);
+        engine.stop();
+        let mut ends = vec![&mut client];
+        if request == switch {
+            ends.push(&mut program);
+        }
+        for end in ends {
+            let error = end.read_to_end(&mut Vec::new()).expect_err("no clean end");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{request}");
+        }
     }
 }
 
