@@ -5,7 +5,10 @@ use std::future::pending;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicI64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -48,6 +51,43 @@ pub(crate) struct House {
     pub(crate) outgoing: mpsc::Receiver<Outgoing>,
 }
 
+impl Shared {
+    /// Drain what comes in; then, what the application calls.
+    pub fn drain(&self) {
+        self.ending.send_replace(true);
+        self.drain_inbound();
+    }
+
+    /// Drain what comes in: the control plane is told, traffic still flows. What the application
+    /// calls is served until [`Shared::drain`].
+    ///
+    /// While a successor is about to serve, nobody else would: then this comes when it does, or has
+    /// failed to.
+    pub fn drain_inbound(&self) {
+        self.asked_to_drain.store(true, SeqCst);
+        if !self.handing_over.load(SeqCst) {
+            self.begin_to_drain();
+        }
+    }
+
+    /// Whether a successor has asked for the sockets, and has not failed to serve yet.
+    pub(crate) fn hands_over(&self, handing: bool) {
+        self.handing_over.store(handing, SeqCst);
+        if !handing && self.asked_to_drain.load(SeqCst) {
+            self.begin_to_drain();
+        }
+    }
+
+    fn begin_to_drain(&self) {
+        self.leaving.store(true, Relaxed);
+        let before = self.draining.send_replace(true);
+        // Once a successor serves, it alone tells whether the workload is ready.
+        if !before && *self.closing.borrow() != Closing::HandedOver {
+            self.status_changed();
+        }
+    }
+}
+
 /// Keep house until dropped.
 pub(crate) async fn keep(shared: Arc<Shared>, house: House) {
     let House {
@@ -88,12 +128,13 @@ pub(crate) async fn keep(shared: Arc<Shared>, house: House) {
     };
     let leave = async {
         tokio::select! {
-            () = turns_true(&shared.draining) => drain(&shared, &held).await,
+            biased;
             successor = successor(&shared, &held) => {
                 hand_over(&shared, &held, successor, &released).await;
                 report_rest(&shared, settings.as_ref()).await;
                 drained(&shared);
             }
+            () = turns_true(&shared.draining) => drain(&shared, &held).await,
         }
     };
     tokio::join!(administrate, follow, ask, forget, leave);
@@ -107,6 +148,12 @@ async fn follow(
     predecessor: Option<UnixStream>,
 ) {
     let serve = async {
+        if predecessor.as_ref().is_some_and(takeover::is_withdrawn) {
+            let error = "the running sidecar has waited for too long, and serves on";
+            shared.event(json!({"event": "failed", "what": "takeover", "error": error}));
+            drained(shared);
+            return pending().await;
+        }
         shared.begin();
         shared.event(json!({"event": "serving"}));
         if let Some(predecessor) = predecessor {
@@ -143,7 +190,9 @@ async fn successor(shared: &Shared, held: &RefCell<Held>) -> Successor {
         tell(shared, Outgoing::Flush).await;
         (shared.is_app_ready(), held.borrow().handles())
     };
-    meeting.successor(offer).await
+    meeting
+        .successor(offer, |handing| shared.hands_over(handing))
+        .await
 }
 
 /// A successor serves: accept nothing more, announce it, give up the record stream, and wait for

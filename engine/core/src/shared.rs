@@ -71,6 +71,10 @@ pub struct Shared {
     /// Whether the workload's own record is in force; until then nobody is let in.
     pub has_inbound: AtomicBool,
     pub(crate) connected: AtomicBool,
+    /// Draining is asked for; it may wait for a successor.
+    pub(crate) asked_to_drain: AtomicBool,
+    /// A successor has asked for the sockets, and has not failed to serve yet.
+    pub(crate) handing_over: AtomicBool,
     /// Turns true once, when draining begins.
     pub draining: watch::Sender<bool>,
     /// Turns true once, when the application is not waited for any more.
@@ -92,6 +96,12 @@ pub struct Shared {
     started: Instant,
     epoch: u64,
     pub(crate) last_report: Mutex<String>,
+}
+
+/// Milliseconds of the world's clock.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(0)
 }
 
 impl Shared {
@@ -122,9 +132,6 @@ impl Shared {
             ),
         };
         let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let shared = Arc::new(Shared {
             workload_name: settings.workload_name(),
             id,
@@ -145,6 +152,8 @@ impl Shared {
             app_ready: AtomicBool::new(settings.probe.is_none()),
             has_inbound: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            asked_to_drain: AtomicBool::new(false),
+            handing_over: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             ending: watch::Sender::new(false),
             closing: watch::Sender::new(Closing::Nothing),
@@ -156,7 +165,7 @@ impl Shared {
             admin: std::sync::OnceLock::new(),
             description: std::sync::OnceLock::new(),
             started: Instant::now(),
-            epoch: u64::try_from(since.as_millis()).unwrap_or(0),
+            epoch: now_ms(),
             last_report: Mutex::default(),
             settings,
         });
@@ -332,23 +341,6 @@ impl Shared {
             && self.has_inbound.load(Relaxed)
             && self.identity.load().is_some()
             && !*self.draining.borrow()
-    }
-
-    /// Drain what comes in; then, what the application calls.
-    pub fn drain(&self) {
-        self.ending.send_replace(true);
-        self.drain_inbound();
-    }
-
-    /// Drain what comes in: the control plane is told, traffic still flows. What the application
-    /// calls is served until [`Shared::drain`].
-    pub fn drain_inbound(&self) {
-        self.leaving.store(true, Relaxed);
-        let before = self.draining.send_replace(true);
-        // Once a successor serves, it alone tells whether the workload is ready.
-        if !before && *self.closing.borrow() != Closing::HandedOver {
-            self.status_changed();
-        }
     }
 
     /// Where the admin endpoint listens.

@@ -8,6 +8,7 @@
 //! | predecessor | `{"app_ready": …, "sockets": …}`, and the sockets |
 //! | successor | `serving`: it accepts. Until then the predecessor goes on as if it were alone |
 //! | predecessor | `released`: its record stream is closed, the successor opens its own |
+//! | or | `withdrawn`, to who took too long: it must not serve beside the predecessor |
 //!
 //! Whoever ends in between leaves the other one with all it needs: both hold the same sockets.
 
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 use socket2::{Socket, Type};
@@ -38,13 +39,14 @@ const FILE: &str = "takeover.sock";
 const ASK: &str = "take over\n";
 const SERVING: &str = "serving\n";
 const RELEASED: &str = "released\n";
+const WITHDRAWN: &str = "withdrawn\n";
 /// Most bytes of a line of the above.
 const LINE_MAX: usize = 256;
 /// Most sockets that are handed over: a hundred listeners of sixty-four workers each.
 const SOCKETS_MAX: usize = 6400;
 /// Sockets in one message; the kernel takes 253.
 const SOCKETS_PER_MESSAGE: usize = 128;
-/// How long an answer may take that needs no work.
+/// How long an answer may take that needs no work, and what is said may wait to be read.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How long a successor may take from the sockets to its first accept.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -141,11 +143,19 @@ fn receive(stream: &std_unix::UnixStream) -> io::Result<Vec<OwnedFd>> {
     Ok(sockets)
 }
 
+/// Whether the predecessor has waited for too long: it serves on.
+pub fn is_withdrawn(predecessor: &std_unix::UnixStream) -> bool {
+    let mut said = [0; WITHDRAWN.len()];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let length = recv(predecessor, &mut said, flags).map_or(0, |(length, _)| length);
+    said[..length] == *WITHDRAWN.as_bytes()
+}
+
 /// Tell the predecessor that we accept, and wait until its record stream is closed.
 pub async fn succeed(predecessor: std_unix::UnixStream) -> io::Result<()> {
     predecessor.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(predecessor)?;
-    stream.write_all(SERVING.as_bytes()).await?;
+    say(&mut stream, SERVING.as_bytes()).await?;
     line(&mut stream, START_TIME).await.map(|_| ())
 }
 
@@ -172,8 +182,13 @@ impl Meeting {
 
     /// Wait for a successor that serves; those that give up before change nothing.
     ///
-    /// `offer` gives what to hand over: whether the application is ready, and the sockets.
-    pub async fn successor(&self, offer: impl AsyncFn() -> (bool, Vec<OwnedFd>)) -> Successor {
+    /// `offer` gives what to hand over: whether the application is ready, and the sockets;
+    /// `handing` is told whether somebody is about to take them.
+    pub async fn successor(
+        &self,
+        offer: impl AsyncFn() -> (bool, Vec<OwnedFd>),
+        handing: impl Fn(bool),
+    ) -> Successor {
         loop {
             let Ok((stream, _)) = self.0.accept().await else {
                 sleep(ACCEPT_PAUSE).await;
@@ -183,9 +198,11 @@ impl Meeting {
             if !stream.peer_cred().is_ok_and(|peer| peer.uid() == own) {
                 continue;
             }
+            handing(true);
             if let Ok(successor) = hand_over(stream, &offer).await {
                 return successor;
             }
+            handing(false);
         }
     }
 }
@@ -198,7 +215,7 @@ impl Successor {
     /// Tell it that the record stream is closed.
     pub async fn release(mut self) {
         // If it is gone, nobody waits for it.
-        let _told = self.0.write_all(RELEASED.as_bytes()).await;
+        let _told = say(&mut self.0, RELEASED.as_bytes()).await;
     }
 }
 
@@ -214,17 +231,40 @@ async fn hand_over(
         app_ready,
         sockets: sockets.len(),
     })?;
-    stream.write_all(&[&offer[..], b"\n"].concat()).await?;
-    for some in sockets.chunks(SOCKETS_PER_MESSAGE) {
-        let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
-        stream
-            .async_io(Interest::WRITABLE, || send(&stream, &some))
-            .await?;
+    let given = async {
+        stream.write_all(&[&offer[..], b"\n"].concat()).await?;
+        for some in sockets.chunks(SOCKETS_PER_MESSAGE) {
+            let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
+            stream
+                .async_io(Interest::WRITABLE, || send(&stream, &some))
+                .await?;
+        }
+        Ok(())
+    };
+    in_time(ANSWER_TIME, Box::pin(given)).await?;
+    match line(&mut stream, START_TIME).await {
+        Ok(said) if said == SERVING => Ok(Successor(stream)),
+        other => {
+            // If it is gone, it need not know.
+            let _told = say(&mut stream, WITHDRAWN.as_bytes()).await;
+            Err(other.err().unwrap_or(io::ErrorKind::InvalidData.into()))
+        }
     }
-    match line(&mut stream, START_TIME).await? == SERVING {
-        true => Ok(Successor(stream)),
-        false => Err(io::ErrorKind::InvalidData.into()),
-    }
+}
+
+/// Write all of `bytes`, for which a peer that does not read leaves so much time.
+async fn say(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
+    in_time(ANSWER_TIME, Box::pin(stream.write_all(bytes))).await
+}
+
+/// What comes of `future`; an error if it takes longer than `limit`.
+async fn in_time<T>(
+    limit: Duration,
+    future: impl Future<Output = io::Result<T>> + Unpin,
+) -> io::Result<T> {
+    within(limit, future)
+        .await
+        .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn send(stream: &UnixStream, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -252,9 +292,7 @@ async fn line(stream: &mut UnixStream, limit: Duration) -> io::Result<String> {
         }
         Ok(said)
     });
-    within(limit, whole)
-        .await
-        .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    in_time(limit, whole).await
 }
 
 #[cfg(test)]
@@ -311,7 +349,8 @@ mod tests {
                 assert_eq!(datagrams.len(), 1);
                 on_local(succeed(inherited.predecessor)).expect("released");
             });
-            meeting.successor(offer).await.release().await;
+            let successor = meeting.successor(offer, |_| {}).await;
+            successor.release().await;
             asking.join().expect("the successor");
         });
     }
@@ -331,7 +370,8 @@ mod tests {
             hold();
             let meeting = Meeting::open(&place).expect("a socket");
             let meets = tokio::task::spawn_local(async move {
-                meeting.successor(async || (true, Vec::new())).await
+                let offer = async || (true, Vec::new());
+                meeting.successor(offer, |_| {}).await
             });
             for (said, limit) in [("", ANSWER_TIME), ("take", ANSWER_TIME), (ASK, START_TIME)] {
                 let dir = File::open(&place).expect("open");
@@ -345,9 +385,30 @@ mod tests {
                 let read = stream.try_read(&mut [0]).map_err(|error| error.kind());
                 assert_eq!(read, Err(io::ErrorKind::WouldBlock), "{said}");
                 pass(MOMENT).await;
-                assert_eq!(stream.read(&mut [0]).await.expect("an end"), 0, "{said}");
+                let mut last = String::new();
+                stream.read_to_string(&mut last).await.expect("an end");
+                let expected = if said == ASK { WITHDRAWN } else { "" };
+                assert_eq!(last, expected, "{said}");
             }
             assert!(!meets.is_finished(), "others may come");
+        });
+    }
+
+    #[test]
+    fn a_successor_that_reads_nothing_is_waited_for_so_long() {
+        on_local(async {
+            hold();
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            theirs.write_all(ASK.as_bytes()).await.expect("it is sent");
+            while ours.try_write(&[0; 4096]).is_ok() {}
+            let offers = async move { hand_over(ours, &async || (true, Vec::new())).await };
+            let offered = tokio::task::spawn_local(offers);
+            pass(Duration::ZERO).await;
+            pass(ANSWER_TIME - MOMENT).await;
+            assert!(!offered.is_finished());
+            pass(MOMENT).await;
+            let error = offered.await.expect("no panic").expect_err("nobody reads");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         });
     }
 
