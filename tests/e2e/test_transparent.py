@@ -224,6 +224,14 @@ def test_names_of_services_are_answered_the_same_everywhere(lan: Lan) -> None:
     assert dig(lan, "nobody.shop.svc.cluster.local") == ("NXDOMAIN", [])
 
 
+def test_who_asks_with_extensions_of_dns_is_answered_with_them(lan: Lan) -> None:
+    for words in (("cart",), ("+tcp", "nobody.shop.svc.cluster.local")):
+        answer = lan.web_host.run("dig", "+tries=1", "+time=9", "+dnssec", *words)
+        assert "; EDNS: version: 0, flags: do; udp: 4096\n" in answer, answer
+    assert "EDNS" not in lan.web_host.run("dig", "+tries=1", "+time=9", "+noedns", "cart")
+    assert dig(lan, "+edns=1", "+noednsnegotiation", "cart") == ("BADVERS", [])
+
+
 def test_other_names_are_asked_of_the_resolver(lan: Lan) -> None:
     for words in (("world.example",), ("+tcp", "world.example")):
         assert dig(lan, *words) == ("NOERROR", [lan.world.ipv4])

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use super::DATAGRAM_MAX;
+
 /// Of an IPv4 address.
 pub const A: u16 = 1;
 /// Of an IPv6 address.
@@ -10,6 +12,10 @@ pub const AAAA: u16 = 28;
 /// The class of the Internet.
 const INTERNET: u16 = 1;
 const SOA: u16 = 6;
+/// What either side says of itself (RFC 6891).
+const OPT: u16 = 41;
+/// Whether answers of DNSSEC are wanted; an answer says it again (RFC 3225 §3).
+const WANTS_DNSSEC: u8 = 0x80;
 const HEADER: usize = 12;
 /// Longest name, in its form on the wire (RFC 1035 §2.3.4).
 const NAME_MAX: usize = 255;
@@ -43,6 +49,22 @@ pub enum Code {
     NoSuchName = 3,
     /// Something else than a question.
     Unsupported = 4,
+    /// Extensions of a version that is not known here.
+    BadVersion = 16,
+}
+
+impl Code {
+    /// As much of it as stands in the header.
+    fn low(self) -> u16 {
+        self as u16 & 0b1111
+    }
+}
+
+/// What the asking side says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Extensions {
+    version: u8,
+    flags: u8,
 }
 
 /// A message as far as it was read.
@@ -56,6 +78,15 @@ pub struct Question {
     pub is_internet: bool,
     /// Where the question ends in the message.
     end: usize,
+    /// `None`: the client knows no extensions.
+    extensions: Option<Extensions>,
+}
+
+impl Question {
+    /// Whether it is of a version of DNS that is not known here.
+    pub fn is_newer(&self) -> bool {
+        self.extensions.is_some_and(|asked| asked.version > 0)
+    }
 }
 
 /// Read a query.
@@ -79,12 +110,52 @@ pub fn read(message: &[u8]) -> Result<Question, Option<Code>> {
     let (name, after) = read_name(message).ok_or(malformed)?;
     let kind = number(message, after).ok_or(malformed)?;
     let class = number(message, after + 2).ok_or(malformed)?;
+    let end = after + 4;
+    let extensions = read_extensions(message, end).ok_or(malformed)?;
     Ok(Question {
         name,
         kind,
         is_internet: class == INTERNET,
-        end: after + 4,
+        end,
+        extensions,
     })
+}
+
+/// What the one OPT record among those behind the question says, if there is one (RFC 6891 §6.1);
+/// `None`: they cannot be read. Each takes a part of the message.
+fn read_extensions(message: &[u8], end: usize) -> Option<Option<Extensions>> {
+    let records = u32::from(number(message, 8)?) + u32::from(number(message, 10)?);
+    let (mut at, mut found) = (end, None);
+    for _ in 0..records {
+        let is_root = *message.get(at)? == 0;
+        at = after_name(message, at)?;
+        let data = at + 10;
+        let length = usize::from(number(message, data - 2)?);
+        if number(message, at)? == OPT {
+            if !is_root || found.is_some() {
+                return None;
+            }
+            found = Some(Extensions {
+                version: message[at + 5],
+                flags: message[at + 6],
+            });
+        }
+        at = data + length;
+        message.get(data..at)?;
+    }
+    Some(found)
+}
+
+/// Where the name at `at` ends, by its last label or by a pointer.
+fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match usize::from(*message.get(at)?) {
+            0 => return Some(at + 1),
+            length if length <= LABEL_MAX => at += 1 + length,
+            pointer if pointer >> 6 == 0b11 => return Some(at + 2),
+            _ => return None,
+        }
+    }
 }
 
 /// The name behind the header, and where it ends.
@@ -139,7 +210,7 @@ pub fn denies(reply: &[u8]) -> bool {
 
 /// The answer to `question` in `query`: these addresses, or that there are none.
 pub fn answer(query: &[u8], question: &Question, code: Code, addresses: &[IpAddr]) -> Vec<u8> {
-    let mut message = head(query, question.end, AUTHORITATIVE | code as u16);
+    let mut message = head(query, question.end, AUTHORITATIVE | code.low());
     let answers = u16::try_from(addresses.len()).unwrap_or(0);
     message[6..8].copy_from_slice(&answers.to_be_bytes());
     for address in addresses {
@@ -164,21 +235,40 @@ pub fn answer(query: &[u8], question: &Question, code: Code, addresses: &[IpAddr
         }
         record(&mut message, SOA, NEGATIVE_TTL_S, &authority);
     }
+    extend(&mut message, question, code);
     message
 }
 
 /// An answer that says `code` and no more; `question`, if it could be read, is in it.
 pub fn refusal(query: &[u8], question: Option<&Question>, code: Code) -> Vec<u8> {
-    head(
-        query,
-        question.map_or(HEADER, |question| question.end),
-        code as u16,
-    )
+    let end = question.map_or(HEADER, |question| question.end);
+    let mut message = head(query, end, code.low());
+    if let Some(question) = question {
+        extend(&mut message, question, code);
+    }
+    message
 }
 
 /// An answer that has to be asked for by TCP.
 pub fn truncated(query: &[u8], question: &Question) -> Vec<u8> {
-    head(query, question.end, TRUNCATED)
+    let mut message = head(query, question.end, TRUNCATED);
+    extend(&mut message, question, Code::Fine);
+    message
+}
+
+/// Say of ourselves what has to be said to who does so, too (RFC 6891 §6.1.1).
+fn extend(message: &mut Vec<u8>, question: &Question, code: Code) {
+    let Some(asked) = question.extensions else {
+        return;
+    };
+    message[10..HEADER].copy_from_slice(&1u16.to_be_bytes());
+    message.push(0); // the root
+    for number in [OPT, DATAGRAM_MAX as u16] {
+        message.extend_from_slice(&number.to_be_bytes());
+    }
+    let (high, version) = ((code as u16 >> 4) as u8, 0);
+    message.extend_from_slice(&[high, version, asked.flags & WANTS_DNSSEC, 0]);
+    message.extend_from_slice(&[0, 0]); // no options
 }
 
 /// The query up to `end` as the beginning of an answer. It must have a header.
@@ -263,6 +353,58 @@ mod tests {
         }
     }
 
+    /// `message` with what its client says of itself.
+    fn extended(mut message: Vec<u8>, version: u8) -> Vec<u8> {
+        message[11] += 1;
+        message.extend_from_slice(&[0, 0, 41, 4, 208, 0, version, 0x80, 0, 0, 4, 0, 10, 0, 0]);
+        message
+    }
+
+    #[test]
+    fn who_speaks_of_itself_is_answered_in_kind() {
+        let asked = extended(query(&[b"cart"], A), 0);
+        let question = read(&asked).expect("a question");
+        assert!(!question.is_newer());
+        let address = ["240.240.0.1".parse().expect("an address")];
+        for (answer, high) in [
+            (answer(&asked, &question, Code::Fine, &address), 0),
+            (answer(&asked, &question, Code::NoSuchName, &[]), 0),
+            (refusal(&asked, Some(&question), Code::Failed), 0),
+            (refusal(&asked, Some(&question), Code::BadVersion), 1),
+            (truncated(&asked, &question), 0),
+        ] {
+            assert_eq!(answer[10..12], [0, 1]);
+            let own = [0, 0, 41, 16, 0, high, 0, 0x80, 0, 0, 0];
+            assert!(answer.ends_with(&own), "{answer:?}");
+            assert!(high == 0 || answer[3] & 0xf == 0);
+        }
+        let plain = query(&[b"cart"], A);
+        let question = read(&plain).expect("a question");
+        assert_eq!(answer(&plain, &question, Code::Fine, &[])[10..12], [0, 0]);
+    }
+
+    #[test]
+    fn a_newer_version_is_seen_and_what_cannot_be_read_is_no_question() {
+        let plain = query(&[b"cart"], A);
+        let newer = read(&extended(plain.clone(), 1)).expect("a question");
+        assert!(newer.is_newer());
+        let malformed = Err(Some(Code::Malformed));
+        let whole = extended(plain.clone(), 0);
+        for length in plain.len()..whole.len() {
+            assert_eq!(read(&whole[..length]), malformed, "{length}");
+        }
+        assert_eq!(read(&extended(whole.clone(), 0)), malformed, "two of them");
+        let mut named = whole;
+        named.splice(plain.len()..=plain.len(), [0xC0, 12]);
+        assert_eq!(read(&named), malformed, "its name is not the root");
+        // Other records are passed over: this one's name is a pointer.
+        let mut before = plain.clone();
+        before[11] = 1;
+        before.extend_from_slice(&[0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1, 7]);
+        let question = read(&extended(before, 1)).expect("a question");
+        assert!(question.is_newer());
+    }
+
     #[test]
     fn a_name_of_255_bytes_is_the_bound() {
         let label = [b'a'; 63];
@@ -304,7 +446,7 @@ mod tests {
     #[test]
     fn an_answer_fits_into_a_datagram_of_any_resolver() {
         let label = [b'a'; 63];
-        let message = query(&[&label, &label, &label, &label[..61]], A);
+        let message = extended(query(&[&label, &label, &label, &label[..61]], A), 0);
         let question = read(&message).expect("a question");
         let addresses = ["240.240.0.1".parse().expect("an address"); 2];
 
@@ -322,7 +464,8 @@ mod tests {
             let mut message = message;
             if as_query && message.len() >= HEADER {
                 message[2..8].copy_from_slice(&[1, 0, 0, 1, 0, 0]);
-                message[8..10].fill(0);
+                message[8..11].fill(0);
+                message[11] %= 3;
             }
             match read(&message) {
                 Err(None) => {}

@@ -40,7 +40,7 @@ const RESOLVERS_MAX: usize = 3;
 pub const IDLE_TIME: Duration = Duration::from_secs(10);
 /// Pause after a datagram could not be received.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(10);
-/// Longest datagram taken from a resolver; what is longer is asked for by TCP.
+/// Longest datagram taken from a client or a resolver; what is longer is asked for by TCP.
 const DATAGRAM_MAX: usize = 4096;
 /// The port of DNS.
 const PORT: u16 = 53;
@@ -141,6 +141,10 @@ async fn reply(worker: &Rc<Worker>, query: &[u8], transport: Transport) -> Optio
         Some(name) if question.is_internet => Box::pin(look_up(worker, name)).await,
         _ => Verdict::Unknown,
     };
+    let is_ours = !matches!(verdict, Verdict::Unknown | Verdict::Unsure);
+    if is_ours && question.is_newer() {
+        return Some(message::refusal(query, Some(&question), Code::BadVersion));
+    }
     Some(match verdict {
         Verdict::Addresses(mut addresses) => {
             addresses.retain(|address| match address {
