@@ -46,6 +46,8 @@ class Lan:
             self.shop.service(name, "tcp" if name == "banner" else "http")
         self.web = self.start_web()
         self.cart = self.shop.add("cart-1", PEER, host=self.cart_host, transparent={"tproxy": True})
+        # There a socket for `::` takes IPv6 alone, unless it says otherwise.
+        self.till_host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/bindv6only")
         with pytest.MonkeyPatch.context() as only_iptables:
             only_iptables.setenv("PATH", path_without_nft(folder))
             wanted = {"mesh_only": True}

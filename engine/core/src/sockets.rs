@@ -184,6 +184,10 @@ fn bind_one(address: SocketAddr, share: bool) -> io::Result<Socket> {
     }
     socket.set_nonblocking(true)?;
     inherit(SockRef::from(&socket));
+    if address.is_ipv6() {
+        // `::` is every address of both versions, whatever `net.ipv6.bindv6only` says.
+        socket.set_only_v6(false)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket)
 }
