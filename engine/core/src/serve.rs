@@ -452,13 +452,14 @@ pub async fn streams(
         let Some(Ok((request, respond))) = accepted.await else {
             return;
         };
-        worker.spawn(on_stream(
+        // Boxed, since a task is moved several times before it runs and when it ends.
+        worker.spawn(Box::pin(on_stream(
             Rc::clone(worker),
             Rc::clone(&way),
             port,
             request,
             respond,
-        ));
+        )));
     }
 }
 

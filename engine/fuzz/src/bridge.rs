@@ -322,7 +322,8 @@ pub fn request_up(input: &[u8]) {
 }
 
 fn one_request_up(head: &RequestHead, switch: Option<&[u8]>) {
-    let sent = heads::to_request(head, switch, FALLBACK).expect("it can be said in HTTP/2");
+    let fallback = FALLBACK.parse().expect("an address");
+    let sent = heads::to_request(head, switch, fallback).expect("it can be said in HTTP/2");
     assert!(is_fit(sent.headers()), "{sent:?}");
     let mut left_out = vec!["host"];
     if switch.is_some() {

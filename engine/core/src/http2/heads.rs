@@ -1,5 +1,7 @@
 //! Heads of HTTP/2 in our form, and back (RFC 9113 §8).
 
+use std::net::SocketAddr;
+
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -118,15 +120,18 @@ pub fn request<B>(request: &Request<B>, ended: bool) -> Result<RequestHead, Erro
 pub fn to_request(
     head: &RequestHead,
     switch: Option<&[u8]>,
-    fallback: &str,
+    fallback: SocketAddr,
 ) -> Result<Request<()>, Error> {
     let refused = |_| Error::new(Reason::BadRequest, "the target is none of HTTP/2");
     let mut request = Request::new(());
     let host = head.written_host().or_else(|| head.authority());
-    let host = host.filter(|host| !host.is_empty()).unwrap_or(fallback);
+    let authority = match host.filter(|host| !host.is_empty()) {
+        Some(host) => Authority::try_from(host),
+        None => Authority::try_from(fallback.to_string()),
+    };
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(Authority::try_from(host).map_err(refused)?);
+    parts.authority = Some(authority.map_err(refused)?);
     let path = match head.query() {
         Some(query) => PathAndQuery::try_from(format!("{}?{query}", head.path())),
         None => PathAndQuery::try_from(head.path()),
@@ -239,13 +244,16 @@ pub fn to_response(head: &ResponseHead) -> Response<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    const FALLBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
 
     #[test]
     fn a_stream_asks_for_the_first_of_several_protocols() {
         let mut head = RequestHead::described(Method::GET, "/", Fields::default());
         for (asked, expected) in [("chat/1, websocket", "chat/1"), ("WebSocket", "websocket")] {
             head.switch = Some(head.fields.store(asked.as_bytes()));
-            let sent = to_request(&head, head.protocol(), "cart").expect("a request");
+            let sent = to_request(&head, head.protocol(), FALLBACK).expect("a request");
             let protocol = sent.extensions().get::<Protocol>().expect("a protocol");
             assert_eq!(protocol.as_str(), expected);
         }
@@ -309,7 +317,7 @@ mod tests {
         ] {
             let fields = Fields::of(&[("host", host)]);
             let head = RequestHead::described(Method::GET, path, fields);
-            let sent = to_request(&head, None, "127.0.0.1:80");
+            let sent = to_request(&head, None, FALLBACK);
             let sent = sent.ok().map(|sent| sent.uri().to_string());
             assert_eq!(sent.as_deref(), expected, "{path:?} {host:?}");
         }
@@ -331,7 +339,7 @@ mod tests {
         let fields = Fields::of(&[("content-length", "0")]);
         let head = RequestHead::described(Method::GET, "/", fields);
         for (switch, has_length) in [(None, true), (Some(&b"websocket"[..]), false)] {
-            let sent = to_request(&head, switch, "cart").expect("a request");
+            let sent = to_request(&head, switch, FALLBACK).expect("a request");
             assert_eq!(sent.headers().contains_key(CONTENT_LENGTH), has_length);
         }
     }

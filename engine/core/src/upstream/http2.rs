@@ -223,7 +223,7 @@ pub async fn begin(
         if switch.is_some() {
             may_switch(&lease.0, target).await?;
         }
-        let request = heads::to_request(head, switch, &target.address.to_string())?;
+        let request = heads::to_request(head, switch, target.address)?;
         let ended = head.length == Length::None && switch.is_none();
         match sender.send_request(request, ended) {
             Ok((response, send)) => {
