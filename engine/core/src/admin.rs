@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +17,19 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::timer::within;
+
 /// Connections at once: a few probes, a scraper and a person.
 const CONNECTIONS_MAX: usize = 64;
 
-/// How long a request head may take, and how long a connection may be idle.
-const HEAD_WAIT: Duration = Duration::from_secs(30);
+/// How long a connection may take: one request, and what is read of its answer.
+const EXCHANGE_TIME: Duration = Duration::from_secs(30);
 
 /// Bytes of a request head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -57,7 +60,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<dyn Admin>) {
         };
         match accepted {
             Ok((stream, _)) => {
-                open.spawn(converse(stream, Arc::clone(&admin)));
+                open.spawn_local(converse(stream, Arc::clone(&admin)));
             }
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
@@ -71,13 +74,12 @@ async fn converse(stream: TcpStream, admin: Arc<dyn Admin>) {
         let response = answer(&*admin, &head.method, path, &head.headers);
         async { Ok::<_, Infallible>(response) }
     });
-    // An error here is the client's: it left, or sent no HTTP.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WAIT)
+    let exchange = http1::Builder::new()
+        .keep_alive(false)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    // An error here is the client's: it left, was too slow, or sent no HTTP.
+    let _ = within(EXCHANGE_TIME, pin!(exchange)).await;
 }
 
 fn answer(
@@ -167,20 +169,35 @@ fn respond(status: StatusCode, format: &'static str, body: Bytes) -> Response<Fu
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use http_body_util::BodyExt;
+    use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http_body_util::BodyExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::spawn_local;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::timer::tests::{hold, on_local, pass};
+
+    /// Long enough, in real time, for what must happen.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A request for the metrics, with a field of such a value.
+    fn get(fill: &str) -> String {
+        format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\nfill: {fill}\r\n\r\n")
+    }
 
     #[derive(Default)]
     struct Sidecar {
+        metrics: String,
         ready: AtomicBool,
         drained: AtomicBool,
     }
 
     impl Admin for Sidecar {
         fn metrics_text(&self) -> String {
-            "tulle_requests_total 7\n".to_owned()
+            self.metrics.clone()
         }
 
         fn ready(&self) -> bool {
@@ -279,21 +296,98 @@ mod tests {
         assert_eq!(listed, wanted);
     }
 
-    #[tokio::test]
-    async fn it_answers_over_a_socket() -> std::io::Result<()> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        tokio::spawn(serve(listener, Arc::new(Sidecar::default())));
-        let mut stream = TcpStream::connect(address).await?;
-        let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).await?;
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await?;
-        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
-        assert!(
-            response.ends_with("\r\n\r\ntulle_requests_total 7\n"),
-            "{response}"
-        );
-        Ok(())
+    /// The endpoint of a sidecar with such metrics.
+    async fn endpoint(metrics: String) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let sidecar = Sidecar {
+            metrics,
+            ..Sidecar::default()
+        };
+        spawn_local(serve(listener, Arc::new(sidecar)));
+        address
+    }
+
+    /// A connection that has sent `text`.
+    async fn send(address: SocketAddr, text: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        stream.write_all(text.as_bytes()).await.expect("it is sent");
+        stream
+    }
+
+    /// What comes until the end.
+    async fn rest(mut stream: TcpStream) -> String {
+        let mut rest = String::new();
+        let read = timeout(PATIENCE, stream.read_to_string(&mut rest)).await;
+        read.expect("an end").expect("a whole answer");
+        rest
+    }
+
+    #[test]
+    fn it_answers_over_a_socket() {
+        on_local(async {
+            let address = endpoint("tulle_requests_total 7\n".to_owned()).await;
+            let response = rest(send(address, &get("")).await).await;
+            assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+            let end = "\r\n\r\ntulle_requests_total 7\n";
+            assert!(response.ends_with(end), "{response}");
+        });
+    }
+
+    #[test]
+    fn a_head_may_have_so_many_bytes() {
+        on_local(async {
+            let address = endpoint(String::new()).await;
+            let fill = "x".repeat(HEAD_BYTES_MAX - get("").len());
+            let response = rest(send(address, &get(&fill)).await).await;
+            assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+            let unended = format!("{}xxxx", get(&fill).trim_end());
+            assert_eq!(unended.len(), HEAD_BYTES_MAX);
+            let response = rest(send(address, &unended).await).await;
+            assert!(response.starts_with("HTTP/1.1 431"), "{response}");
+        });
+    }
+
+    #[test]
+    fn a_request_and_its_answer_may_take_so_long() {
+        on_local(async {
+            hold();
+            // More than all buffers between two ends take.
+            let address = endpoint("x".repeat(64 << 20)).await;
+            for begun in ["", "GET /metrics HTTP/1.1\r\n", &get("")] {
+                let stream = send(address, begun).await;
+                let unread = begun == get("");
+                if unread {
+                    stream.readable().await.expect("an answer begins");
+                }
+                pass(Duration::ZERO).await;
+                pass(EXCHANGE_TIME - Duration::from_micros(1)).await;
+                if !unread {
+                    let read = stream.try_read(&mut [0]).map_err(|error| error.kind());
+                    assert_eq!(read, Err(std::io::ErrorKind::WouldBlock), "{begun}");
+                }
+                pass(Duration::from_micros(1)).await;
+                assert!(rest(stream).await.len() < 64 << 20, "{begun}");
+            }
+        });
+    }
+
+    #[test]
+    fn so_many_are_served_at_once() {
+        on_local(async {
+            hold();
+            let address = endpoint(String::new()).await;
+            let mut open = Vec::new();
+            for _ in 0..CONNECTIONS_MAX {
+                open.push(send(address, "GET").await);
+            }
+            pass(Duration::ZERO).await;
+            let next = send(address, &get("")).await;
+            pass(Duration::ZERO).await;
+            let read = next.try_read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(read, Err(std::io::ErrorKind::WouldBlock));
+            open.pop();
+            assert!(rest(next).await.starts_with("HTTP/1.1 200"));
+        });
     }
 }

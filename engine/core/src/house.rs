@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::future::pending;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicI64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
@@ -19,22 +20,23 @@ use crate::listen::Closing;
 use crate::shared::{Shared, turns_true};
 use crate::sockets::Held;
 use crate::takeover::{self, Meeting, Successor};
+use crate::timer::{Deadline, micros, now_us, until, within};
 use crate::tls::Identity;
 use crate::{admin, probe};
 
 /// How long closing is announced before connections are closed: new requests still come after the
 /// control plane was told, and a client that reads `connection: close` opens the next one elsewhere.
-const LAME_DUCK: Duration = Duration::from_millis(500);
+pub(crate) const LAME_DUCK: Duration = Duration::from_millis(500);
 /// How long idle connections are kept for a request that can be told so, when a successor accepts
 /// already; at most half of the time there is.
-const ANNOUNCE_MAX: Duration = Duration::from_secs(5);
+pub(crate) const ANNOUNCE_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether the last connection has closed.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
+pub(crate) const DRAIN_CHECK: Duration = Duration::from_millis(20);
 /// How long the record stream gets for what is waited for: what a successor reads to be on the
 /// disk, or the control plane to hear the last numbers.
-const STREAM_TIME: Duration = Duration::from_secs(2);
+pub(crate) const STREAM_TIME: Duration = Duration::from_secs(2);
 /// How often idle services are looked for.
-const IDLE_CHECK: Duration = Duration::from_secs(30);
+pub(crate) const IDLE_CHECK: Duration = Duration::from_secs(30);
 
 /// What the house needs besides the shared state.
 #[derive(Debug)]
@@ -122,7 +124,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, house: House) {
     };
     let forget = async {
         loop {
-            tokio::time::sleep(IDLE_CHECK).await;
+            Deadline::after(IDLE_CHECK).await;
             shared.drop_idle_services();
         }
     };
@@ -209,14 +211,15 @@ async fn hand_over(
     shared.leaving.store(true, Relaxed);
     let open = &shared.metrics.connections;
     let left = Duration::from_secs(shared.settings.drain_seconds);
-    let now = Instant::now();
+    let from_now = |time| now_us().saturating_add(micros(time));
+    let (announced, end) = (from_now(ANNOUNCE_MAX.min(left / 2)), from_now(left));
     // What is asked meanwhile on open connections may still need a record.
-    tokio::time::sleep(LAME_DUCK).await;
+    Deadline::after(LAME_DUCK).await;
     tell(shared, Outgoing::Leave).await;
     released.send_replace(true);
     successor.release().await;
-    all_closed(open, now + ANNOUNCE_MAX.min(left / 2)).await;
-    close(shared, Closing::All, open, now + left).await;
+    all_closed(open, announced).await;
+    close(shared, Closing::All, open, end).await;
 }
 
 /// Tell the control plane what was answered after the stream was given up. Not by way of the
@@ -235,15 +238,15 @@ async fn report_rest(shared: &Shared, settings: Option<&ControlSettings>) {
 /// Let new requests run out, close, and wait for the open ones. What comes in ends first; what the
 /// application calls, when it was asked for that, too.
 async fn drain(shared: &Shared, held: &RefCell<Held>) {
-    tokio::time::sleep(LAME_DUCK).await;
-    let left = Duration::from_secs(shared.settings.drain_seconds);
-    let mut end = Instant::now() + left;
+    Deadline::after(LAME_DUCK).await;
+    let left_us = micros(Duration::from_secs(shared.settings.drain_seconds));
+    let mut end = now_us().saturating_add(left_us);
     held.borrow_mut().inbound.clear();
     close(shared, Closing::Inbound, &shared.inbound_connections, end).await;
     shared.event(json!({"event": "inbound-drained"}));
     if !*shared.ending.borrow() {
         turns_true(&shared.ending).await;
-        end = Instant::now() + left;
+        end = now_us().saturating_add(left_us);
     }
     held.take();
     close(shared, Closing::All, &shared.metrics.connections, end).await;
@@ -256,21 +259,24 @@ async fn tell(shared: &Shared, message: impl FnOnce(Arc<Notify>) -> Outgoing) {
     if shared.settings.control.is_some() {
         let done = Arc::new(Notify::new());
         shared.tell(message(Arc::clone(&done)));
-        let _late = tokio::time::timeout(STREAM_TIME, done.notified()).await;
+        let _late = within(STREAM_TIME, pin!(done.notified())).await;
     }
 }
 
-/// Ask connections to end, and wait for those that `open` counts; at most until `end`.
-async fn close(shared: &Shared, closing: Closing, open: &AtomicI64, end: Instant) {
+/// Ask connections to end, and wait for those that `open` counts; at most until `end_us`.
+async fn close(shared: &Shared, closing: Closing, open: &AtomicI64, end_us: u64) {
     shared.closing.send_replace(closing);
-    all_closed(open, end).await;
+    all_closed(open, end_us).await;
 }
 
-/// When nothing is `open` any more; at `end`, if something is.
-async fn all_closed(open: &AtomicI64, end: Instant) {
-    while open.load(Relaxed) > 0 && Instant::now() < end {
-        tokio::time::sleep(DRAIN_CHECK).await;
-    }
+/// When nothing is `open` any more; at `end_us`, if something is.
+async fn all_closed(open: &AtomicI64, end_us: u64) {
+    let closed = async {
+        while open.load(Relaxed) > 0 {
+            Deadline::after(DRAIN_CHECK).await;
+        }
+    };
+    let _in_time = until(end_us, pin!(closed)).await;
 }
 
 fn drained(shared: &Shared) {

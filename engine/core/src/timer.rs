@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -17,6 +17,8 @@ use tokio::sync::Notify;
 pub const TICK: Duration = Duration::from_millis(10);
 /// Longest time between two looks at what waits.
 const REST: Duration = Duration::from_millis(500);
+/// Longest time between two looks at the system's clock.
+const CALENDAR_CHECK: Duration = Duration::from_secs(60);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -38,6 +40,16 @@ fn elapsed() -> Duration {
 #[cfg(test)]
 fn elapsed() -> Duration {
     tests::HELD.get().unwrap_or_else(|| START.elapsed())
+}
+
+#[cfg(not(test))]
+fn system_time() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+fn system_time() -> SystemTime {
+    SystemTime::now() + tests::SUSPENDED.get()
 }
 
 thread_local! {
@@ -103,12 +115,8 @@ impl Waits {
 
     /// Take a slot, without a look at the clock: a deadline that has passed fires at the tick.
     fn register(&mut self, at_us: u64, waker: Waker) -> usize {
-        if self.next_us == 0 {
-            self.next_us = now_us() + micros(TICK);
-            let hurry = Rc::new(Notify::new());
-            self.hurry = Some(Rc::clone(&hurry));
-            tokio::task::spawn_local(tick(hurry));
-        } else if at_us < self.next_us
+        self.keep_ticking();
+        if at_us < self.next_us
             && let Some(hurry) = &self.hurry
         {
             hurry.notify_one();
@@ -123,6 +131,15 @@ impl Waits {
                 self.slots.push(entry);
                 self.slots.len() - 1
             }
+        }
+    }
+
+    fn keep_ticking(&mut self) {
+        if self.next_us == 0 {
+            self.next_us = now_us() + micros(TICK);
+            let hurry = Rc::new(Notify::new());
+            self.hurry = Some(Rc::clone(&hurry));
+            tokio::task::spawn_local(tick(Ticking(hurry)));
         }
     }
 
@@ -160,6 +177,7 @@ impl Future for Deadline {
             match &mut waits.slots[slot] {
                 Some((_, waker)) => {
                     waker.clone_from(cx.waker());
+                    waits.keep_ticking();
                     Poll::Pending
                 }
                 None => {
@@ -183,8 +201,31 @@ impl Drop for Deadline {
     }
 }
 
+/// The task that ticks for a thread. It may end with the other tasks of a workload: then the next
+/// to wait starts another one.
+struct Ticking(Rc<Notify>);
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        let waiting = WAITS.try_with(|waits| {
+            let mut waits = waits.borrow_mut();
+            let is_ours = |hurry: &Rc<Notify>| Rc::ptr_eq(hurry, &self.0);
+            if !waits.hurry.as_ref().is_some_and(is_ours) {
+                return Vec::new();
+            }
+            waits.next_us = 0;
+            waits.hurry = None;
+            let waiting = waits.slots.iter().flatten();
+            waiting.map(|(_, waker)| waker.clone()).collect()
+        });
+        // Without its waits the thread itself is at its end.
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
 /// Wake what is due, as long as anything waits; a thread at rest is left alone.
-async fn tick(hurry: Rc<Notify>) {
+async fn tick(ticking: Ticking) {
+    let hurry = &ticking.0;
     let mut due = Vec::new();
     let mut pause = TICK;
     loop {
@@ -220,15 +261,28 @@ pub async fn until<T>(end_us: u64, mut future: impl Future<Output = T> + Unpin) 
     .await
 }
 
+/// Wait until `time`. Waits stand still while a machine is suspended, what ends at a time does not.
+pub async fn until_time(time: SystemTime) {
+    while let Ok(left) = time.duration_since(system_time())
+        && !left.is_zero()
+    {
+        Deadline::after(left.min(CALENDAR_CHECK)).await;
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::cell::Cell;
+
+    use tokio::task::LocalSet;
 
     use super::*;
 
     thread_local! {
         /// The time of a thread whose clock stands.
         pub(super) static HELD: Cell<Option<Duration>> = const { Cell::new(None) };
+        /// How long its machine was suspended.
+        pub(super) static SUSPENDED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
     /// Stop this thread's clock; time goes on by [`pass`] alone.
@@ -253,6 +307,7 @@ pub(crate) mod tests {
     pub(crate) fn on_local<T>(future: impl Future<Output = T>) -> T {
         // What another test left on this thread: its clock, and waits that nobody ticks for.
         HELD.set(None);
+        SUSPENDED.set(Duration::ZERO);
         WAITS.set(Waits::new());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -269,6 +324,54 @@ pub(crate) mod tests {
             assert_eq!(within(limit, std::future::pending::<()>()).await, None);
             assert!(begin.elapsed() >= limit);
             assert!(begin.elapsed() < limit + 50 * TICK, "{:?}", begin.elapsed());
+        });
+    }
+
+    #[test]
+    fn time_that_a_machine_was_suspended_is_noticed_so_soon() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        on_local(async {
+            hold();
+            let wait = tokio::task::spawn_local(until_time(system_time() + HOUR));
+            pass(CALENDAR_CHECK).await;
+            SUSPENDED.set(HOUR);
+            pass(CALENDAR_CHECK - Duration::from_micros(1)).await;
+            assert!(!wait.is_finished());
+            pass(Duration::from_micros(1)).await;
+            assert!(wait.is_finished());
+        });
+    }
+
+    /// A workload has a set of its own on the thread that several share.
+    #[test]
+    fn a_wait_outlives_the_tasks_that_it_began_with() {
+        HELD.set(None);
+        WAITS.set(Waits::new());
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let begin = async |set: &LocalSet| {
+                let none = set.run_until(within(TICK, std::future::pending::<()>()));
+                let mut none = Box::pin(none);
+                std::future::poll_fn(|cx| {
+                    assert!(none.as_mut().poll(cx).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+            };
+            let set = LocalSet::new();
+            begin(&set).await;
+            let before = tokio::task::spawn_local(Deadline::after(2 * TICK));
+            tokio::task::yield_now().await;
+            drop(set);
+            let patience = Duration::from_secs(10);
+            let before = tokio::time::timeout(patience, before).await;
+            before.expect("it fires").expect("no panic");
+            let set = LocalSet::new();
+            begin(&set).await;
+            drop(set);
+            let after = tokio::time::timeout(patience, Deadline::after(TICK)).await;
+            after.expect("it fires");
         });
     }
 

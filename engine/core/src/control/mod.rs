@@ -34,7 +34,11 @@ use tokio::task::LocalSet;
 
 pub use host::{Host, Outgoing};
 pub use join::{Joined, certified, join};
+#[cfg(test)]
+pub(crate) use rest::REPORT_TIME;
 pub use rest::report_rest;
+#[cfg(test)]
+pub(crate) use stream::{MAX_UNSENT_FRAMES, STOP_CHECK};
 
 use crate::tls::{Identity, SpiffeId, TlsError};
 

@@ -10,9 +10,8 @@ use super::backoff::Backoff;
 use super::certify::{Refused, certify};
 use super::keyring::{Keyring, unix_seconds};
 use super::link::Link;
+use crate::timer::until_time;
 
-/// The longest sleep: timers stand still while a machine is suspended, certificates do not.
-const MAX_SLEEP: Duration = Duration::from_secs(60);
 /// Between two attempts, while there is time.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How far from half of the remaining life a renewal may start, as a part of it.
@@ -24,7 +23,7 @@ const JITTER: f64 = 0.1;
 /// as clocks are set right and control planes configured anew.
 pub(super) async fn keep_fresh(keyring: Rc<Keyring>) {
     loop {
-        sleep_until(half_life(SystemTime::now(), keyring.not_after())).await;
+        until_time(half_life(SystemTime::now(), keyring.not_after())).await;
         renew_until_done(&keyring).await;
     }
 }
@@ -35,15 +34,6 @@ pub(super) async fn keep_fresh(keyring: Rc<Keyring>) {
 fn half_life(now: SystemTime, not_after: SystemTime) -> SystemTime {
     let left = not_after.duration_since(now).unwrap_or_default();
     now + left.mul_f64(0.5 + JITTER * (fastrand::f64() - 0.5))
-}
-
-async fn sleep_until(time: SystemTime) {
-    while let Ok(left) = time.duration_since(SystemTime::now()) {
-        if left.is_zero() {
-            return;
-        }
-        sleep(left.min(MAX_SLEEP)).await;
-    }
 }
 
 async fn renew_until_done(keyring: &Keyring) {

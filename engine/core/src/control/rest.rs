@@ -1,20 +1,22 @@
 //! The last word of a sidecar whose record stream is a successor's by now.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::ControlSettings;
 use super::backoff::Backoff;
 use super::certify::{Refused, refusal};
 use super::keyring::control_client;
 use super::link::Link;
+use crate::timer::within;
 use crate::tls::Identity;
 
 /// How long the control plane is asked to take it.
-const REPORT_TIME: Duration = Duration::from_secs(10);
+pub(crate) const REPORT_TIME: Duration = Duration::from_secs(10);
 
 /// Has the control plane count what was answered after the stream ended; `body` has all that was
 /// counted since the start, so it does no harm if it is heard twice.
@@ -38,7 +40,7 @@ pub async fn report_rest(
             sleep(backoff.next_wait()).await;
         }
     };
-    let ended = timeout(REPORT_TIME, attempts).await;
+    let ended = within(REPORT_TIME, pin!(attempts)).await;
     ended.unwrap_or(Err(last))
 }
 

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::backoff::Backoff;
 use super::cache::Cache;
@@ -20,12 +20,13 @@ use super::host::{Host, Outgoing};
 use super::keyring::Keyring;
 use super::link::{Link, LinkError, with_causes};
 use super::{ControlSettings, renew};
+use crate::timer::within;
 use crate::tls::Identity;
 
 /// Frames that wait to be sent; when they are as many, nothing more is read or made.
-const MAX_UNSENT_FRAMES: usize = 64;
+pub(crate) const MAX_UNSENT_FRAMES: usize = 64;
 /// How soon the end of the engine is noticed while a hub does not read.
-const STOP_CHECK: Duration = Duration::from_millis(200);
+pub(crate) const STOP_CHECK: Duration = Duration::from_millis(200);
 
 /// Why a stream is over.
 enum End {
@@ -267,14 +268,14 @@ impl Client {
             return Ok(());
         };
         loop {
-            match timeout(STOP_CHECK, frames.reserve()).await {
-                Ok(Ok(room)) => {
+            match within(STOP_CHECK, pin!(frames.reserve())).await {
+                Some(Ok(room)) => {
                     room.send(frame);
                     return Ok(());
                 }
-                Ok(Err(_)) => return Err(lost(&"connection closed")),
-                Err(_) if self.outgoing.is_closed() => return Err(End::Stopped),
-                Err(_) => {}
+                Some(Err(_)) => return Err(lost(&"connection closed")),
+                None if self.outgoing.is_closed() => return Err(End::Stopped),
+                None => {}
             }
         }
     }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::requests::{Client, answer};
 use super::state::{State, Trust};
+use crate::timer::until_time;
 use crate::tls::verified_peer;
 
 /// Requests at once on one connection: a stream, a renewal, and some to spare.
@@ -31,9 +32,6 @@ const WINDOW_BYTES: u32 = 64 * 1024;
 
 /// Resets a peer may cause before its connection is closed (rapid reset, CVE-2023-44487).
 const RESETS_MAX: usize = 20;
-
-/// How long the wall clock is trusted before a certificate's expiry is looked at again.
-const EXPIRY_CHECK: Duration = Duration::from_secs(60);
 
 /// Serve one connection until it ends or has to end.
 ///
@@ -104,11 +102,9 @@ async fn overdue(client: &Client, generation: u64) -> &'static str {
 
 /// Wait until a connection without a certificate is too old, or the certificate is.
 async fn expiry(client: &Client) {
-    let Some(peer) = &client.peer else {
-        return sleep(client.state.limits.unauthenticated_life).await;
-    };
-    while let Ok(left) = peer.not_after.duration_since(SystemTime::now()) {
-        sleep(left.min(EXPIRY_CHECK)).await;
+    match &client.peer {
+        Some(peer) => until_time(peer.not_after).await,
+        None => sleep(client.state.limits.unauthenticated_life).await,
     }
 }
 

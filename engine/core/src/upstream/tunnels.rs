@@ -248,3 +248,43 @@ fn refusal<B>(response: &Response<B>, target: &Target) -> Error {
     let detail = format!("{} answered {}", target.address, response.status());
     Error::new(reason, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::timer::tests::on_local;
+    use crate::waits::{Mesh, target};
+
+    #[test]
+    fn an_endpoint_has_so_many_connections_and_a_tunnel_that_finds_all_full_is_refused() {
+        on_local(async {
+            let mesh = Mesh::start(|_| {}).await;
+            let to = target(SocketAddr::from(([127, 0, 0, 1], 1)), None);
+            let (near, far) = tokio::io::duplex(1024);
+            let (sender, _connection) = h2::client::handshake(near).await.expect("HTTP/2");
+            let full = || {
+                Rc::new(Carrier {
+                    sender: sender.clone(),
+                    tunnels: Cell::new(STREAMS_MAX),
+                    used_us: Cell::new(now_us()),
+                    expires_us: None,
+                    ended: Cell::new(false),
+                })
+            };
+            let slot = mesh.worker.tunnels.slot(Key::of(&to));
+            let refused = async || lease(&mesh.worker, &to, &slot).await.expect_err("none");
+            slot.lock().await.carriers = (1..CARRIERS_MAX).map(|_| full()).collect();
+            // Nobody is there to connect to.
+            assert_eq!(refused().await.reason, Reason::ConnectFailed);
+            slot.lock().await.carriers.push(full());
+            assert_eq!(refused().await.reason, Reason::PendingLimit);
+            slot.lock().await.carriers[7].tunnels.set(STREAMS_MAX - 1);
+            let (_lease, is_new) = lease(&mesh.worker, &to, &slot).await.expect("a place");
+            assert!(!is_new);
+            assert_eq!(refused().await.reason, Reason::PendingLimit);
+            drop(far);
+        });
+    }
+}

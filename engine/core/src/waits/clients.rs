@@ -231,7 +231,8 @@ fn one_that_was_known_at_the_start_stays_so_where_addresses_are_told() {
             "outbound": [], "inbound": null, "dns": [], "resolv_conf": "/dev/null",
             "tproxy": false, "mesh_only": false, "mark": null,
         });
-        let mesh = Mesh::of(shared(&intercept), |_| {}).await;
+        let shared = shared(|settings| settings["intercept"] = intercept.clone());
+        let mesh = Mesh::of(shared, |_| {}).await;
         let shared = &mesh.worker.shared;
         Host::connected(&**shared, true);
         shared.begin();

@@ -3,10 +3,14 @@
 
 mod begin;
 mod clients;
+mod control;
 mod discovery;
+mod leaving;
 mod server;
 mod tunnels;
 mod upstream;
+
+pub(crate) use upstream::target;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -62,7 +66,7 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// One whose clock stands; `change` changes the record of its service.
     pub(crate) async fn start(change: impl Fn(&mut Value)) -> Mesh {
-        Mesh::of(shared(&Value::Null), change).await
+        Mesh::of(shared(|_| {}), change).await
     }
 
     /// The same, of such a sidecar.
@@ -223,16 +227,18 @@ type Http2Client = (
     h2::client::Connection<TcpStream>,
 );
 
-fn shared(intercept: &Value) -> (Arc<Shared>, mpsc::Receiver<Outgoing>) {
-    let settings = json!({
+/// A sidecar whose settings `change` changes, and what it tells the control plane.
+pub(crate) fn shared(change: impl Fn(&mut Value)) -> (Arc<Shared>, mpsc::Receiver<Outgoing>) {
+    let mut settings = json!({
         "workload": {"namespace": "shop", "name": "web-1", "service_account": "web",
                      "labels": {}, "zone": null},
         "trust_domain": "tulle.local", "inbound": [], "outbound": [],
         "proxy_listen": null, "admin_listen": "127.0.0.1:0", "control": "127.0.0.1:1",
         "state_dir": null, "probe": null, "workers": 1, "access_log": "off",
         "access_log_path": null, "drain_seconds": 10, "reason_header": true,
-        "intercept": intercept,
+        "intercept": null,
     });
+    change(&mut settings);
     let settings = Settings::parse(settings.to_string().as_bytes()).expect("settings");
     Shared::new(settings, Arc::default(), i32::MAX, Arc::default()).expect("a sidecar")
 }

@@ -41,7 +41,7 @@ pub(super) const EXPIRES_IN: Duration = Duration::from_secs(80);
 pub(super) const STILL_VALID: Duration = Duration::from_secs(75);
 
 /// An endpoint at `at` that speaks HTTP/2.
-pub(super) fn target(at: SocketAddr, identity: Option<SpiffeId>) -> Target {
+pub(crate) fn target(at: SocketAddr, identity: Option<SpiffeId>) -> Target {
     Target {
         id: 1,
         address: at,
