@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.control.fake_hub import FakeHub
-from tulle.control.hub import HubLoop
+from tulle.control.hub import BATCH_EVENTS_MAX, HubLoop
 
 
 def run(scene):
@@ -14,11 +14,13 @@ def test_events_arrive_in_order():
     async def scene():
         hub, done = FakeHub(), asyncio.Event()
         seen: list[int] = []
+        batches: list[int] = []
 
         def failed(error):
             raise AssertionError from error
 
         def handle(events):
+            batches.append(len(events))
             seen.extend(event.body["number"] for event in events)
             if len(seen) == 1000:
                 done.set()
@@ -29,9 +31,11 @@ def test_events_arrive_in_order():
         loop.start()
         await done.wait()
         await loop.stop()
-        return seen
+        return seen, batches
 
-    assert run(scene()) == list(range(1000))
+    seen, batches = run(scene())
+    assert seen == list(range(1000))
+    assert max(batches) == BATCH_EVENTS_MAX
 
 
 def test_a_handler_that_fails_is_told_of():

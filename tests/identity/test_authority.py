@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tulle.errors import IdentityError
 from tulle.identity.authority import ISSUING_FILE, ROOT_FILE, CertificateAuthority
 from tulle.identity.certificates import ISSUING_LIFETIME
+from tulle.identity.keyfile import KEY_FILE_BYTES_MAX
 from tulle.identity.spiffe import SpiffeId
 
 WEB = SpiffeId("tulle.local", "shop", "web")
@@ -364,6 +365,19 @@ def test_a_key_file_that_others_reach_is_refused(
     (tmp_path / "ca" / name).chmod(mode)
 
     with pytest.raises(IdentityError, match=f"{name}: mode {mode:04o} lets others"):
+        CertificateAuthority(tmp_path / "ca", authority.trust_domain, clock)
+
+
+def test_a_key_file_has_so_many_bytes(
+    tmp_path: Path, authority: CertificateAuthority, clock: Clock
+) -> None:
+    root = tmp_path / "ca" / ROOT_FILE
+    text = root.read_text()
+    root.write_text(text + "\n" * (KEY_FILE_BYTES_MAX - len(text)))
+    CertificateAuthority(tmp_path / "ca", authority.trust_domain, clock)
+    root.write_text(root.read_text() + "\n")
+
+    with pytest.raises(IdentityError, match=f"is longer than {KEY_FILE_BYTES_MAX} bytes"):
         CertificateAuthority(tmp_path / "ca", authority.trust_domain, clock)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from tulle.errors import InvalidResources, Violation
 from tulle.resources.httproute import HTTPRoute
+from tulle.resources.model import ANNOTATION_LENGTH_MAX, ANNOTATIONS_MAX, LABELS_MAX
 from tulle.resources.parse import (
     SOURCE_ANNOTATION,
     attach_source,
@@ -242,6 +243,35 @@ def test_what_is_from_no_file_has_no_source() -> None:
 
     assert attach_source(parsed) is parsed.resource
     assert source_of(parsed.resource) is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "refused"),
+    [
+        ({"labels": {f"a{i}": "b" for i in range(LABELS_MAX)}}, ""),
+        ({"labels": {f"a{i}": "b" for i in range(LABELS_MAX + 1)}}, "metadata.labels: 129 are"),
+        ({"annotations": {f"a{i}": "b" for i in range(ANNOTATIONS_MAX)}}, ""),
+        (
+            {"annotations": {f"a{i}": "b" for i in range(ANNOTATIONS_MAX + 1)}},
+            "metadata.annotations: 129 are",
+        ),
+        ({"annotations": {"a": "b" * (ANNOTATION_LENGTH_MAX - 1)}}, ""),
+        ({"annotations": {"a": "b" * ANNOTATION_LENGTH_MAX}}, "metadata.annotations: 262145"),
+    ],
+    ids=["labels", "more labels", "annotations", "more annotations", "long", "too long"],
+)
+def test_metadata_is_bounded(metadata: dict[str, object], refused: str) -> None:
+    body = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": "a", **metadata},
+    }
+
+    if not refused:
+        parse_object(body)
+        return
+    with pytest.raises(InvalidResources, match=refused):
+        parse_object(body)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tulle.sidecar.host import TOKEN_BYTES_MAX, _read_token
 from tulle.sidecar.launch import ROOT, host_command
 
 pytestmark = pytest.mark.e2e
@@ -136,3 +138,12 @@ def test_it_imports_nothing_heavy(module: str) -> None:
     )
 
     assert HEAVY & set(loaded.stdout.split()) == set()
+
+
+def test_a_token_has_so_many_bytes_however_they_come() -> None:
+    writer, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with writer:
+        writer.send(b"x" * (TOKEN_BYTES_MAX - 1))
+        writer.send(b"yz")
+
+    assert _read_token(reader.detach()) == "x" * (TOKEN_BYTES_MAX - 1) + "y"

@@ -1,15 +1,16 @@
 //! Whether the application is ready, asked from its own sidecar over loopback.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
 
 use crate::settings::Probe;
 use crate::shared::Shared;
+use crate::timer::{Deadline, within};
 
 /// Between probes until the application is ready for the first time.
 const FAST: Duration = Duration::from_millis(50);
@@ -27,15 +28,14 @@ pub async fn run(shared: Arc<Shared>, probe: Probe) {
     let mut ready = shared.is_app_ready();
     let mut failures = 0;
     loop {
-        let passed = timeout(LIMIT, passes(&shared, &probe))
-            .await
-            .unwrap_or(false);
+        let passes = pin!(passes(&shared, &probe));
+        let passed = within(LIMIT, passes).await.unwrap_or(false);
         failures = if passed { 0 } else { failures + 1 };
         if passed || failures >= FAILURES {
             ready = passed;
             shared.set_app_ready(ready);
         }
-        sleep(if ready { STEADY } else { FAST }).await;
+        Deadline::after(if ready { STEADY } else { FAST }).await;
     }
 }
 
@@ -93,4 +93,71 @@ async fn drain(stream: &mut TcpStream) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::task::spawn_local;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::timer::tests::{hold, on_local, pass};
+    use crate::waits::shared;
+
+    /// The least time there is.
+    const MOMENT: Duration = Duration::from_micros(1);
+    /// Long enough, in real time, for what must happen.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn asked(app: &TcpListener) -> TcpStream {
+        let (mut stream, _) = timeout(PATIENCE, app.accept())
+            .await
+            .expect("a probe")
+            .expect("one");
+        let read = stream.read(&mut [0; 1024]).await.expect("a request");
+        assert_ne!(read, 0);
+        pass(Duration::ZERO).await;
+        stream
+    }
+
+    #[test]
+    fn a_probe_may_take_so_long_and_so_many_may_fail() {
+        on_local(async {
+            hold();
+            let app = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let port = app.local_addr().expect("an address").port();
+            let (shared, _told) = shared(|_| {});
+            let probe = Probe::Http {
+                port,
+                path: "/".to_owned(),
+            };
+            spawn_local(run(Arc::clone(&shared), probe));
+            for failed in 1..=FAILURES {
+                let _silent = asked(&app).await;
+                pass(LIMIT - MOMENT).await;
+                // It was not given up yet: the next is not due a pause later.
+                assert!(shared.is_app_ready());
+                pass(MOMENT).await;
+                assert_eq!(shared.is_app_ready(), failed < FAILURES);
+                let pause = if failed < FAILURES { STEADY } else { FAST };
+                pass(pause - MOMENT).await;
+                let early = timeout(Duration::ZERO, app.accept()).await;
+                assert!(early.is_err(), "{failed}");
+                pass(MOMENT).await;
+            }
+            let mut stream = asked(&app).await;
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\n\r\n")
+                .await
+                .expect("it is sent");
+            drop(stream);
+            let is_ready = async {
+                while !shared.is_app_ready() {
+                    pass(Duration::ZERO).await;
+                }
+            };
+            timeout(PATIENCE, is_ready).await.expect("it is ready");
+        });
+    }
 }

@@ -356,6 +356,26 @@ mod tests {
     }
 
     #[test]
+    fn so_many_sockets_are_taken_and_no_more() {
+        const OFFERED: usize = SOCKETS_MAX + SOCKETS_PER_MESSAGE;
+        let (_dir, place, sockets) = predecessor();
+        on_local(async {
+            let meeting = Meeting::open(&place).expect("a socket");
+            let asking = std::thread::spawn(move || ask(&place).expect("sockets").sockets.len());
+            let (mut stream, _) = meeting.0.accept().await.expect("a successor");
+            let offer = format!(r#"{{"app_ready":true,"sockets":{OFFERED}}}"#);
+            let offer = [offer.as_bytes(), b"\n"].concat();
+            stream.write_all(&offer).await.expect("it is sent");
+            let many = [sockets[0].as_fd(); SOCKETS_PER_MESSAGE];
+            for _ in 0..OFFERED / SOCKETS_PER_MESSAGE {
+                let sent = stream.async_io(Interest::WRITABLE, || send(&stream, &many));
+                sent.await.expect("they are sent");
+            }
+            assert_eq!(asking.join().expect("the successor"), SOCKETS_MAX);
+        });
+    }
+
+    #[test]
     fn where_nobody_runs_nothing_is_inherited() {
         let (_dir, place, _) = predecessor();
         assert!(ask(&place).is_err());

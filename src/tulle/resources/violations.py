@@ -166,7 +166,7 @@ def _in_words(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str, s
         hint = suggest(value, choices.split(", ")) if isinstance(value, str) else ""
         return f"{shown(value)} is not known", f"one of {choices}" + (f" ({hint})" if hint else "")
     if kind == "too_long":
-        return f"{context['actual_length']} are too many", f"at most {context['max_length']}"
+        return f"{len(value)} are too many", f"at most {context['max_length']}"
     if kind == "too_short":
         return f"{context['actual_length']} are too few", f"at least {context['min_length']}"
     if kind == "none_required":

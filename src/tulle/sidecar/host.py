@@ -179,7 +179,7 @@ def _read_token(descriptor: int) -> str | None:
     if descriptor < 0:
         return None
     token = b""
-    while len(token) < TOKEN_BYTES_MAX and (part := os.read(descriptor, TOKEN_BYTES_MAX)):
+    while part := os.read(descriptor, TOKEN_BYTES_MAX - len(token)):
         token += part
     os.close(descriptor)
     return token.strip().decode() or None

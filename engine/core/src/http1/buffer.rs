@@ -320,4 +320,22 @@ mod tests {
         }
         Ok(())
     }
+
+    #[test]
+    fn so_many_freed_buffers_wait_on_a_thread() {
+        for _ in 0..=FREE_MAX {
+            give_back(vec![0; FIRST]);
+            give_back(vec![0; LARGE]);
+            give_back(vec![0; FIRST + 1]);
+        }
+        let mut outputs: Vec<Output> = (0..=FREE_MAX).map(|_| Output::default()).collect();
+        for output in &mut outputs {
+            output.text();
+        }
+        outputs.iter_mut().for_each(Output::clear);
+        FREE.with_borrow(|free| {
+            let waiting = [free.first.len(), free.large.len(), free.out.len()];
+            assert_eq!(waiting, [FREE_MAX; 3]);
+        });
+    }
 }

@@ -100,7 +100,7 @@ impl Events {
 
     /// The next event; `None` after the timeout, or when the queue is closed and empty.
     pub(super) fn pop(&self, timeout: Duration) -> Option<Event> {
-        let deadline = Instant::now() + timeout.min(POP_WAIT_MAX);
+        let deadline = deadline(Instant::now(), timeout);
         let mut queue = self.lock();
         loop {
             if let Some((event, _room)) = queue.events.pop_front() {
@@ -134,6 +134,11 @@ impl Events {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When to give up waiting for an event.
+fn deadline(now: Instant, timeout: Duration) -> Instant {
+    now + timeout.min(POP_WAIT_MAX)
 }
 
 #[cfg(test)]
@@ -199,6 +204,22 @@ mod tests {
         });
         assert_eq!(reader.join().expect("the reader ends"), Some(event("ack")));
         assert_eq!(events.pop(NOW), Some(event("nack")));
+    }
+
+    #[test]
+    fn an_event_is_waited_for_so_long_at_most() {
+        let now = Instant::now();
+        let moment = Duration::from_nanos(1);
+        for (timeout, waits) in [
+            (POP_WAIT_MAX - moment, POP_WAIT_MAX - moment),
+            (POP_WAIT_MAX + moment, POP_WAIT_MAX),
+            (Duration::MAX, POP_WAIT_MAX),
+        ] {
+            assert_eq!(deadline(now, timeout), now + waits, "{timeout:?}");
+        }
+        let events = Events::new(1);
+        events.push(None, event("ack"));
+        assert_eq!(events.pop(Duration::MAX), Some(event("ack")));
     }
 
     #[test]

@@ -183,6 +183,10 @@ mod tests {
             [1, 1, 0]
         );
         assert!(!taps.is_active());
+        taps.start(1, &filter(serde_json::json!({"max": u64::MAX})))
+            .expect("a filter");
+        let shown = std::iter::from_fn(|| taps.wanting(&seen).pop());
+        assert_eq!(shown.count() as u64, TAP_ENTRIES_MAX);
         for id in 0..TAPS_MAX as u64 {
             taps.start(id, &filter(serde_json::json!({})))
                 .expect("a place");

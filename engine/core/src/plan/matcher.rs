@@ -237,9 +237,28 @@ mod tests {
     fn a_bad_or_too_long_expression_is_refused_by_name() {
         let error = Matcher::build(&path(PathMatchKind::Regex, "(")).expect_err("unbalanced");
         assert!(error.contains("\"(\""), "{error}");
-        let long = "a".repeat(REGEX_MAX + 1);
-        assert!(Matcher::build(&path(PathMatchKind::Regex, &long)).is_err());
-        let large = "(?:[a-z]{1,50}){1,50}".repeat(40);
-        assert!(Matcher::build(&path(PathMatchKind::Regex, &large)).is_err());
+        let is_taken = |regex: &str| Matcher::build(&path(PathMatchKind::Regex, regex)).is_ok();
+        assert!(is_taken(&"a".repeat(REGEX_MAX)));
+        assert!(!is_taken(&"a".repeat(REGEX_MAX + 1)));
+    }
+
+    #[test]
+    fn an_expression_that_compiles_to_too_much_is_refused() {
+        let is_taken = |count: usize| {
+            let regex = format!("/[a-z]{{{count}}}");
+            Matcher::build(&path(PathMatchKind::Regex, &regex)).is_ok()
+        };
+        let fits_in = |count: usize, bytes: usize| {
+            let regex = format!("^(?:/[a-z]{{{count}}})$");
+            let mut builder = regex::RegexBuilder::new(&regex);
+            builder.size_limit(bytes).build().is_ok()
+        };
+        let first = (1..100_000).step_by(50).find(|count| !is_taken(*count));
+        let first = first.expect("a bound");
+        assert!(
+            first > 50 && fits_in(first, REGEX_COMPILED_MAX * 5 / 4),
+            "{first}"
+        );
+        assert!(!fits_in(first, REGEX_COMPILED_MAX * 3 / 4), "{first}");
     }
 }

@@ -309,6 +309,45 @@ mod tests {
     }
 
     #[test]
+    fn tries_are_bounded_whoever_asks_for_more() {
+        let mut traffic = traffic(&[], &[]);
+        let rule = |attempts| RuleRetry {
+            attempts,
+            codes: Vec::new(),
+            backoff_ms: None,
+        };
+        for (asked, tries) in [
+            (TRIES_MAX - 1, TRIES_MAX),
+            (TRIES_MAX, TRIES_MAX),
+            (99, TRIES_MAX),
+        ] {
+            traffic.retry.attempts = asked;
+            for rule in [None, Some(&rule(asked))] {
+                let conditions = Conditions {
+                    traffic: &traffic,
+                    rule,
+                    grpc: false,
+                };
+                assert_eq!(1 + conditions.attempts(), tries, "{asked}");
+            }
+        }
+    }
+
+    #[test]
+    fn so_many_retries_are_earned_ahead() {
+        let config = RetryBudget {
+            percent: 100,
+            min_per_second: 0,
+        };
+        let budget = Budget::default();
+        for _ in 0..3 * EARNED_MAX {
+            budget.deposit(&config);
+        }
+        let spent = (0..3 * EARNED_MAX).filter(|_| budget.withdraw(&config, 1));
+        assert_eq!(i64::try_from(spent.count()), Ok(EARNED_MAX));
+    }
+
+    #[test]
     fn the_small_rate_is_kept_under_many_retries() {
         let config = RetryBudget {
             percent: 0,

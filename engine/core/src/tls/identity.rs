@@ -13,7 +13,7 @@ use super::verify::{self, MAX_CHAIN_CERTIFICATES};
 use super::{SpiffeId, TlsError};
 
 /// Roots one trust domain may have at a time; two is the usual number while they rotate.
-const MAX_ROOTS: usize = 16;
+pub(super) const MAX_ROOTS: usize = 16;
 
 /// The certificates that vouch for a trust domain; never empty, cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]

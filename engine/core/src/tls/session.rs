@@ -9,7 +9,7 @@ use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSes
 use rustls::pki_types::ServerName;
 
 /// Tickets one client config holds, over all its servers; one is about 3 KiB.
-const MAX_TICKETS: usize = 32;
+pub(super) const MAX_TICKETS: usize = 32;
 
 /// A bounded store of tickets; the oldest goes first. It belongs to one client config, hence to
 /// one expected identity, and each ticket is used once.

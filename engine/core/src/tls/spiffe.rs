@@ -157,6 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn an_id_and_its_trust_domain_have_so_many_bytes() {
+        let of = |domain: usize, uri: usize| {
+            let start = format!("spiffe://{}/ns/shop/sa/", "d".repeat(domain));
+            let account = "a".repeat(uri - start.len());
+            SpiffeId::parse(&(start + &account)).is_ok()
+        };
+        assert!(of(MAX_TRUST_DOMAIN_BYTES, MAX_URI_BYTES));
+        assert!(!of(MAX_TRUST_DOMAIN_BYTES + 1, MAX_URI_BYTES));
+        assert!(!of(MAX_TRUST_DOMAIN_BYTES, MAX_URI_BYTES + 1));
+    }
+
+    #[test]
     fn anything_but_the_exact_form_is_refused() {
         let long_domain = "d".repeat(256);
         for uri in [

@@ -1,10 +1,13 @@
 //! Handshakes in memory: who gets in, who does not, and what a resumed session is worth.
 
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::ExtendedKeyUsagePurpose;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
 
 use super::test_ca::{Leaf, TestCa};
@@ -32,12 +35,20 @@ fn client(ca: &TestCa, leaf: &Leaf, expected: &str) -> Arc<ClientConfig> {
     client_config(Some(&identity), identity.roots(), &id(expected), ALPN).unwrap()
 }
 
-/// Moves bytes until neither side has more to say; the first refusal ends it.
 fn handshake(
     client: &Arc<ClientConfig>,
     server: &Arc<ServerConfig>,
 ) -> Result<(ClientConnection, ServerConnection), String> {
-    let name = session_name("127.0.0.1:15008".parse().unwrap());
+    handshake_at(15008, client, server)
+}
+
+/// Moves bytes until neither side has more to say; the first refusal ends it.
+fn handshake_at(
+    port: u16,
+    client: &Arc<ClientConfig>,
+    server: &Arc<ServerConfig>,
+) -> Result<(ClientConnection, ServerConnection), String> {
+    let name = session_name((Ipv4Addr::LOCALHOST, port).into());
     let mut client = ClientConnection::new(client.clone(), name).unwrap();
     let mut server = ServerConnection::new(server.clone()).unwrap();
     while client.wants_write() || server.wants_write() {
@@ -263,6 +274,36 @@ fn a_chain_above_the_limit_is_refused() {
 }
 
 #[test]
+fn a_chain_has_so_many_bytes() {
+    let ca = TestCa::new();
+    let issued = ca.issue(&Leaf::of(WEB));
+    let own = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap();
+    let good = server(&ca, &Leaf::of(CART));
+    // Zeros in base64.
+    let filler = |bytes: usize| {
+        let zeros = "AAAA".repeat(bytes / 3) + ["", "AA==", "AAA="][bytes % 3];
+        format!("-----BEGIN CERTIFICATE-----\n{zeros}\n-----END CERTIFICATE-----\n")
+    };
+    let chain = |bytes: usize| issued.chain_pem.clone() + &filler(bytes - own.len());
+
+    let fits = careless_client(&chain(verify::MAX_CHAIN_BYTES), &issued.key_pem);
+    assert!(handshake(&fits, &good).is_ok());
+    refused(
+        &careless_client(&chain(verify::MAX_CHAIN_BYTES + 1), &issued.key_pem),
+        &good,
+        "certificate chain too large",
+    );
+}
+
+#[test]
+fn a_trust_domain_has_so_many_roots() {
+    let root = TestCa::new().root_pem;
+    assert!(Roots::from_pem(&[root.repeat(identity::MAX_ROOTS)]).is_ok());
+    let error = Roots::from_pem(&[root.repeat(identity::MAX_ROOTS + 1)]).unwrap_err();
+    assert!(error.to_string().contains("17 certificates"), "{error}");
+}
+
+#[test]
 fn a_second_connection_resumes_and_still_knows_its_peer() {
     let ca = TestCa::new();
     let client = client(&ca, &Leaf::of(WEB), CART);
@@ -276,6 +317,25 @@ fn a_second_connection_resumes_and_still_knows_its_peer() {
     assert_eq!(Some(HandshakeKind::Resumed), second.handshake_kind());
     assert_eq!(id(CART), verified_peer(&second, now).unwrap().id);
     assert_eq!(id(WEB), verified_peer(&accepted, now).unwrap().id);
+}
+
+#[test]
+fn so_many_servers_are_known_again_and_the_oldest_is_not() {
+    let ca = TestCa::new();
+    let client = client(&ca, &Leaf::of(WEB), CART);
+    let server = server(&ca, &Leaf::of(CART));
+    let kind = |port| {
+        let (connected, _) = handshake_at(port, &client, &server).unwrap();
+        connected.handshake_kind()
+    };
+    let most = u16::try_from(session::MAX_TICKETS).unwrap();
+    for port in 1..=most + 1 {
+        assert_eq!(Some(HandshakeKind::Full), kind(port));
+    }
+    for port in 2..=most + 1 {
+        assert_eq!(Some(HandshakeKind::Resumed), kind(port), "{port}");
+    }
+    assert_eq!(Some(HandshakeKind::Full), kind(1));
 }
 
 #[test]

@@ -49,6 +49,9 @@ impl Host for FakeHost {
         if text.contains("mistake") {
             return Err("unknown field `mistake`".to_owned());
         }
+        if text.contains("at length") {
+            return Err(text.repeat(100));
+        }
         let mut told = self.told();
         told.applied += 1;
         told.records

@@ -110,6 +110,21 @@ fn a_refusal_is_final_and_says_why() {
 }
 
 #[test]
+fn an_answer_has_a_bound() {
+    const MOST: usize = 256 * 1024;
+    let ca = TestCa::new();
+    for (more, part) in [(0, "answered 403: xxx"), (1, "length limit exceeded")] {
+        let why = "x".repeat(MOST + more - r#"{"error":""}"#.len());
+        let hub = hub(&ca, denying(403, &why));
+        let settings = settings(&hub.address.to_string(), None);
+        let (root, time) = (Some(&*ca.root_pem), Duration::from_millis(200));
+        let time = if more == 0 { PATIENCE } else { time };
+        let why = join(&settings, &workload(), Some("x"), root, time).unwrap_err();
+        assert!(why.contains(part), "{}", &why[..200.min(why.len())]);
+    }
+}
+
+#[test]
 fn without_control_plane_a_join_ends_with_the_last_reason() {
     let ca = TestCa::new();
     let (settings, timeout) = (settings(&nowhere(), None), Duration::from_millis(100));

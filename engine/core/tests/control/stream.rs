@@ -295,6 +295,43 @@ fn requests_are_resolved_and_tapped_until_the_stream_ends() {
 }
 
 #[test]
+fn so_many_taps_are_open_and_a_refusal_is_told_up_to_a_bound() {
+    const MOST: u64 = 16;
+    let ca = TestCa::new();
+    let hub = hub(&ca);
+    let sidecar = sidecar(&ca, &hub, None);
+    let stream = bring_up(&hub);
+    stream.say_record(&record(OWN, "v2", "it is told at length"));
+    let nack = stream.hear(Kind::Nack);
+    assert_eq!(1024, nack["error"].as_str().unwrap().len());
+    sidecar.event("refused");
+    for id in 1..=MOST + 1 {
+        stream.say(Kind::Tap, &json!({"id": id, "filter": {"max": 2}}));
+    }
+    assert_eq!("tap 17", sidecar.event("refused")["name"]);
+    assert_eq!(MOST, sidecar.host.told().taps.len() as u64);
+}
+
+#[test]
+fn so_many_records_are_subscribed_to() {
+    const MOST: usize = 4096;
+    let ca = TestCa::new();
+    let hub = hub(&ca);
+    let sidecar = sidecar(&ca, &hub, None);
+    let stream = bring_up(&hub);
+    // Its own is one of them.
+    for number in 1..=MOST {
+        sidecar.say(Outgoing::Subscribe(format!("service/shop/{number}")));
+    }
+    let refused = sidecar.event("refused");
+    assert_eq!(format!("service/shop/{MOST}"), refused["name"]);
+    for number in 1..MOST {
+        let heard = stream.hear(Kind::Subscribe);
+        assert_eq!(format!("service/shop/{number}"), heard["name"]);
+    }
+}
+
+#[test]
 fn rubbish_and_goodbye_end_the_stream_with_a_reason() {
     let ca = TestCa::new();
     let hub = hub(&ca);

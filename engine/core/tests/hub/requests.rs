@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tulle_engine::hub::Limits;
 
-use crate::sidecar::{CART, Http2, Mesh, post, send};
+use crate::sidecar::{CART, Http2, Mesh, asking, post, send};
 
 fn id(asked: &Value) -> u64 {
     asked["request_id"].as_u64().expect("a number")
@@ -126,6 +126,46 @@ async fn joins_that_wait_have_a_bound() {
     assert!(mesh.is_quiet());
     assert!(mesh.hub.reply(id(&asked), 200, b"{}".to_vec()));
     assert_eq!(joined.await.expect("no panic").0, 200);
+}
+
+#[tokio::test]
+async fn the_fields_of_a_request_have_a_bound() {
+    const MOST: usize = 8 * 1024;
+    /// Of what every request has, at most.
+    const OTHERS: usize = 512;
+    let mesh = Mesh::new();
+    let client = stranger(&mesh).await;
+    for (fill, status) in [(MOST - OTHERS, 404), (MOST, 431)] {
+        let mut request = asking("/v1/other", Bytes::new());
+        let value = "x".repeat(fill).parse().expect("a value");
+        request.headers_mut().insert("fill", value);
+        let response = client.sender.clone().send_request(request).await;
+        assert_eq!(response.expect("a response").status(), status);
+    }
+}
+
+#[tokio::test]
+async fn requests_at_once_on_one_connection_have_a_bound() {
+    const MOST: usize = 8;
+    let mesh = Mesh::new();
+    let mut client = stranger(&mesh).await;
+    // By its answer the client knows how many it may send.
+    assert_eq!(post(&mut client, "/v1/other", "{}").await.0, 404);
+    let asked: Vec<_> = (0..=MOST)
+        .map(|_| {
+            let request = asking("/v1/join", Bytes::from_static(b"{}"));
+            tokio::spawn(client.sender.clone().send_request(request))
+        })
+        .collect();
+    let mut first = json!(null);
+    for _ in 0..MOST {
+        first = mesh.event("join").await;
+    }
+    assert!(mesh.is_quiet());
+    assert_eq!(mesh.stat("requests_waiting"), MOST as u64);
+    assert!(mesh.hub.reply(id(&first), 200, b"{}".to_vec()));
+    mesh.event("join").await;
+    drop(asked);
 }
 
 #[tokio::test]

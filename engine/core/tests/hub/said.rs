@@ -177,3 +177,19 @@ async fn reports_are_dropped_and_counted_when_python_does_not_read() {
     mesh.event("ack").await;
     assert!(mesh.is_quiet());
 }
+
+#[tokio::test]
+async fn a_reason_is_heard_up_to_a_bound() {
+    let mesh = Mesh::new();
+    let (sidecar, _) = mesh.sidecar("cart-1").await;
+    for (said, heard) in [(1024, 1024), (1025, 1024)] {
+        let error = "\u{e9}".repeat(said);
+        sidecar.say(
+            Kind::Nack,
+            &json!({"name": "service/shop/cart", "version": "v1", "error": error}),
+        );
+        let event = mesh.event("nack").await;
+        let error = event["error"].as_str().expect("a text");
+        assert_eq!(error.chars().count(), heard);
+    }
+}

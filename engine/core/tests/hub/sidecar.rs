@@ -151,7 +151,7 @@ pub(crate) type RequestBody = Either<Full<Bytes>, Spoken>;
 
 /// A connection to the hub.
 pub(crate) struct Http2 {
-    sender: SendRequest<RequestBody>,
+    pub(crate) sender: SendRequest<RequestBody>,
     connection: JoinHandle<()>,
 }
 
@@ -217,10 +217,13 @@ pub(crate) async fn post(client: &mut Http2, path: &str, body: &str) -> (u16, Va
 }
 
 pub(crate) async fn send(client: &mut Http2, path: &str, body: Bytes) -> Response<Incoming> {
-    let request = Request::post(format!("https://control-plane{path}"))
+    client.send(asking(path, body)).await
+}
+
+pub(crate) fn asking(path: &str, body: Bytes) -> Request<RequestBody> {
+    Request::post(format!("https://control-plane{path}"))
         .body(Either::Left(Full::new(body)))
-        .expect("a request");
-    client.send(request).await
+        .expect("a request")
 }
 
 pub(crate) struct Sidecar {
